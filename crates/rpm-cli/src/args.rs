@@ -364,12 +364,21 @@ struct Cli {
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
 #[group(skip)]
 pub struct Observe {
-    /// Listen there; other addresses than those of loopback need a token
+    /// Listen there; addresses other than loopback need a token, or --tls-client-ca
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9209", value_parser = values::listen)]
     pub listen: SocketAddr,
     /// Answer whoever sends what is in this file as a bearer token, and nobody else
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Serve HTTPS with the certificate in this file (PEM); the dashboard, too
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Answer only clients with a certificate of an authority in this file (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// What the apps have used since then.

@@ -30,7 +30,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::watch;
 
-pub use access::{Access, AccessError, Token};
+pub use access::{Access, AccessError, Channel, Token};
 pub use alerts::{Alerts, BookError, Counts, Seconds, now_ms, table};
 use daemon::Daemon;
 pub use dashboard::{Keys, LINK_MS, Role};
@@ -50,8 +50,8 @@ pub struct Observed {
     pub socket: PathBuf,
     /// `RPM_HOME`, with the file of the history and the sessions of the dashboard, neither of which need exist.
     pub home: PathBuf,
-    /// It is served on a loopback address.
-    pub near: bool,
+    /// How requests come.
+    pub channel: Channel,
     /// Becomes true when the process is to end.
     pub ending: watch::Receiver<bool>,
     /// Who may ask.
@@ -77,7 +77,7 @@ pub fn router(observed: Observed) -> Router {
         .merge(dashboard::router(
             Arc::new(Daemon::new(observed.socket)),
             &observed.home,
-            observed.near,
+            observed.channel,
             observed.ending,
         ))
 }
@@ -99,7 +99,8 @@ pub async fn record(socket: PathBuf, file: PathBuf, seconds: Seconds) {
 }
 
 /// The name of this machine.
-fn host_name() -> String {
+#[must_use]
+pub fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned())
 }

@@ -81,7 +81,7 @@ pub fn schema() -> Value {
 /// The key of the file that turns the metrics on.
 fn observe() -> Value {
     json!({
-        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs a file with a token",
+        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs `token_file` or `tls_client_ca`",
         "anyOf": [
             {"type": "boolean"},
             {
@@ -89,6 +89,9 @@ fn observe() -> Value {
                 "properties": {
                     "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
                     "token_file": {"type": "string", "description": "the file with the bearer token"},
+                    "tls_cert": {"type": "string", "description": "serve HTTPS: the file with the certificate (PEM); needs `tls_key`"},
+                    "tls_key": {"type": "string", "description": "the file with the private key of the certificate (PEM)"},
+                    "tls_client_ca": {"type": "string", "description": "answer only clients with a certificate of an authority in this file (PEM)"},
                     "alerts": alerts(),
                     "logs": logs(),
                     "otlp": otlp(),

@@ -1,11 +1,11 @@
 //! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that, of alerts and of logs.
 
-use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
-use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
+use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, ObserveTls, Status};
 use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE, Http};
 use rpm_wire::otlp::{OTLP_FILE, Otlp};
 
@@ -41,13 +41,13 @@ pub(super) async fn switch(switch: &Switch, output: &mut Output) -> anyhow::Resu
 ///
 /// # Errors
 /// The daemon cannot be started or asked, or the process does not come online.
-pub fn observed() -> anyhow::Result<SocketAddr> {
+pub fn observed() -> anyhow::Result<ObserveSpec> {
     event_loop()?.block_on(async {
         let present: ObserveInfo = read("/v1/observe").await?;
         let process = present.process.as_ref();
         let is_online = process.is_some_and(|process| process.status == Status::Online);
         if let (Some(spec), true) = (&present.observe, is_online) {
-            return Ok(spec.listen);
+            return Ok(spec.clone());
         }
         let request = ObserveRequest {
             unless_on: present.observe.is_none(),
@@ -56,10 +56,8 @@ pub fn observed() -> anyhow::Result<SocketAddr> {
         };
         let _: ChangeReply = session().await?.post("/v1/observe", &request).await?;
         let now: ObserveInfo = read("/v1/observe").await?;
-        let spec = now
-            .observe
-            .context("the process of `rpm observe on` was turned off meanwhile")?;
-        Ok(spec.listen)
+        now.observe
+            .context("the process of `rpm observe on` was turned off meanwhile")
     })
 }
 
@@ -87,12 +85,12 @@ async fn serve(observe: Option<ObserveSpec>, output: &mut Output) -> anyhow::Res
 
 /// Where the metrics are, for a reader on this machine.
 fn url(spec: &ObserveSpec) -> String {
-    format!("http://{}/metrics", spec.listen)
+    format!("{}://{}/metrics", spec.scheme(), spec.listen)
 }
 
 /// The settings that the options are, as the daemon takes them.
 fn settings(wish: &Observe, around: &Surroundings) -> anyhow::Result<ObserveSpec> {
-    let absolute = |path| {
+    let absolute = |path: &Path| {
         let path = around.absolute(path);
         let text = path.to_str().map(str::to_owned);
         text.ok_or_else(|| anyhow!("the path {} is not UTF-8", path.display()))
@@ -100,6 +98,14 @@ fn settings(wish: &Observe, around: &Surroundings) -> anyhow::Result<ObserveSpec
     Ok(ObserveSpec {
         listen: wish.listen,
         token_file: wish.token_file.as_deref().map(absolute).transpose()?,
+        tls: match (&wish.tls_cert, &wish.tls_key) {
+            (Some(cert), Some(key)) => Some(ObserveTls {
+                cert: absolute(cert)?,
+                key: absolute(key)?,
+                client_ca: wish.tls_client_ca.as_deref().map(absolute).transpose()?,
+            }),
+            _ => None,
+        },
     })
 }
 
@@ -141,6 +147,7 @@ pub(super) async fn apply(
         Observing::On {
             listen,
             token_file,
+            tls,
             alerts,
             logs,
             otlp,
@@ -152,6 +159,7 @@ pub(super) async fn apply(
             Some(ObserveSpec {
                 listen: listen.unwrap_or(usual.listen),
                 token_file,
+                tls,
             })
         }
     };

@@ -1,4 +1,4 @@
-//! The dashboard: a page for a browser on this machine, and what it asks for.
+//! The dashboard: a page for a browser, on this machine or by TLS, and what it asks for.
 //!
 //! The page is static and says nothing; everything it shows needs a session (`door.rs`). It is written without a framework, and the policy of
 //! its answers forbids the browser whatever is not of this server.
@@ -22,6 +22,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::access::Channel;
 use crate::daemon::Daemon;
 use crate::history;
 use crate::host_name;
@@ -42,8 +43,7 @@ pub(crate) struct Dashboard {
     home: PathBuf,
     /// True when the process is to end: answers without an end would keep it.
     ending: watch::Receiver<bool>,
-    /// It is served on a loopback address: secrets do not cross a network in clear text.
-    near: bool,
+    channel: Channel,
 }
 
 impl Dashboard {
@@ -94,8 +94,13 @@ const POLICY: [(header::HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Answers what the page asks for. `near`: it is served on a loopback address.
-pub(crate) fn router(daemon: Arc<Daemon>, home: &Path, near: bool, ending: watch::Receiver<bool>) -> Router {
+/// Answers what the page asks for.
+pub(crate) fn router(
+    daemon: Arc<Daemon>,
+    home: &Path,
+    channel: Channel,
+    ending: watch::Receiver<bool>,
+) -> Router {
     let board = Arc::new(Dashboard {
         live: Live::new(daemon.clone()),
         daemon,
@@ -103,7 +108,7 @@ pub(crate) fn router(daemon: Arc<Daemon>, home: &Path, near: bool, ending: watch
         tries: Mutex::default(),
         home: home.to_owned(),
         ending,
-        near,
+        channel,
     });
     let mut router = Router::new()
         .route("/dashboard/login", post(door::login))

@@ -32,9 +32,9 @@ fn home(name: &str) -> PathBuf {
     home
 }
 
-fn board(home: &Path, near: bool) -> Router {
+fn board(home: &Path, channel: Channel) -> Router {
     let daemon = Arc::new(Daemon::new(home.join("nowhere")));
-    router(daemon, home, near, WATCH.subscribe())
+    router(daemon, home, channel, WATCH.subscribe())
 }
 
 /// What is sent with a request.
@@ -107,7 +107,7 @@ async fn login(board: &Router, home: &Path, role: Role) -> (String, String) {
 #[tokio::test]
 async fn nothing_is_told_without_both_secrets() {
     let home = home("secrets");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Operator).await;
     let (other, _) = login(&board, &home, Role::Operator).await;
     for (method, path) in HIDDEN {
@@ -161,7 +161,7 @@ async fn nothing_is_told_without_both_secrets() {
 #[tokio::test]
 async fn other_web_sites_get_nothing_and_change_nothing() {
     let home = home("sites");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Operator).await;
     let good = Sent {
         cookie: Some(&cookie),
@@ -220,9 +220,41 @@ async fn other_web_sites_get_nothing_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn by_tls_any_name_of_the_server_will_do() {
+    let home = home("tls");
+    let board = board(&home, Channel::Tls);
+    let ours = Sent {
+        host: Some("ops.example:9209"),
+        origin: Some("https://ops.example:9209"),
+        ..OURS
+    };
+    assert_eq!(status(&board, "GET", "/", ours).await, 200);
+    let link = Keys::new(&home)
+        .link(Role::Viewer, now_ms())
+        .expect("it is stored");
+    let body = format!(r#"{{"link":"{link}"}}"#);
+    for origin in ["http://ops.example:9209", "https://evil.example:9209"] {
+        let sent = Sent {
+            origin: Some(origin),
+            body: &body,
+            ..ours
+        };
+        assert_eq!(
+            status(&board, "POST", "/dashboard/login", sent).await,
+            403,
+            "{origin}"
+        );
+    }
+    let answer = ask(&board, "POST", "/dashboard/login", Sent { body: &body, ..ours }).await;
+    let cookie = answer.headers()[header::SET_COOKIE].to_str().expect("text");
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
+    std::fs::remove_dir_all(home).expect("it is ours");
+}
+
+#[tokio::test]
 async fn a_viewer_does_not_act_and_guesses_are_few() {
     let home = home("viewer");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Viewer).await;
     let sent = Sent {
         cookie: Some(&cookie),
@@ -248,7 +280,7 @@ async fn a_viewer_does_not_act_and_guesses_are_few() {
 #[tokio::test]
 async fn every_answer_has_the_policy_and_other_machines_get_no_page() {
     let home = home("policy");
-    let (near, far) = (board(&home, true), board(&home, false));
+    let (near, far) = (board(&home, Channel::Loopback), board(&home, Channel::Open));
     for asset in ASSETS {
         let answer = ask(&near, "GET", asset.path, OURS).await;
         assert_eq!(answer.status(), 200, "{}", asset.path);

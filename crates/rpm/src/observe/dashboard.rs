@@ -1,11 +1,13 @@
 //! `dashboard`: a link for a browser.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use rpm_cli::Dashboard;
-use rpm_observe::{Keys, LINK_MS, Role, now_ms};
+use rpm_observe::{Channel, Keys, LINK_MS, Role, host_name, now_ms};
 use rpm_shared::report;
+use rpm_wire::api::ObserveSpec;
 
 /// Carries out the command.
 pub(crate) fn run(wish: &Dashboard) -> ExitCode {
@@ -19,22 +21,48 @@ fn carried_out(wish: &Dashboard) -> anyhow::Result<()> {
         eprintln!("sessions and links that were ended: {ended}");
         return Ok(());
     }
-    let listen = rpm_cli::observed()?;
+    let served = rpm_cli::observed()?;
+    let listen = served.listen;
     ensure!(
-        listen.ip().is_loopback(),
-        "`rpm observe` listens on {listen}, which other machines can reach, and the dashboard is served on a loopback address alone; \
-         `rpm observe on` without an address listens there"
+        Channel::of(listen.ip(), served.tls.is_some()) != Channel::Open,
+        "`rpm observe` listens on {listen}, which other machines can reach, and the dashboard is not served to them in clear text; \
+         `rpm observe on` without an address listens on 127.0.0.1, and with --tls-cert and --tls-key it serves HTTPS"
     );
     let role = match wish.read_only {
         true => Role::Viewer,
         false => Role::Operator,
     };
     let link = keys.link(role, now_ms()).context("cannot make a link")?;
-    println!("http://{listen}/#link={link}");
-    eprintln!(
-        "it opens once, within {} minutes; from another machine, first: ssh -L {port}:{listen} HOST",
-        LINK_MS / 60_000,
-        port = listen.port()
-    );
+    let host = host(&served)?;
+    let port = listen.port();
+    println!("{}://{host}:{port}/#link={link}", served.scheme());
+    let way = match listen.ip().is_loopback() {
+        true => format!("; from another machine, first: ssh -L {port}:{listen} HOST"),
+        false => String::new(),
+    };
+    eprintln!("it opens once, within {} minutes{way}", LINK_MS / 60_000);
     Ok(())
+}
+
+/// What a browser asks for: by HTTPS it must be a name that the certificate has.
+fn host(served: &ObserveSpec) -> anyhow::Result<String> {
+    let address = served.listen.ip();
+    let names = match &served.tls {
+        Some(tls) => rpm_tls::names(tls.cert.as_ref())?,
+        None => Vec::new(),
+    };
+    let literal = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let is_local = |name: &String| name == "localhost";
+    let name = match address.is_loopback() {
+        true => names.into_iter().find(is_local),
+        false => names.into_iter().find(|name| !is_local(name)),
+    };
+    Ok(match name {
+        Some(name) => name,
+        None if address.is_unspecified() => host_name(),
+        None => literal,
+    })
 }

@@ -258,6 +258,7 @@ pub(super) const PAGES: &[Page] = &[
                 "observe on --listen 0.0.0.0:9209 --token-file token",
                 "for other machines",
             ),
+            ("observe on --tls-cert site.crt --tls-key site.key", "HTTPS"),
             ("observe status", "whether it is on, and where"),
             ("observe off", ""),
             ("observe", "in the foreground"),
@@ -274,7 +275,8 @@ pub(super) const PAGES: &[Page] = &[
     ),
     page(
         "dashboard",
-        "It is served by the process of `rpm observe on`, which is started if it does not run, on a loopback address alone. The link opens \
+        "It is served by the process of `rpm observe on`, which is started if it does not run: on a loopback address, or by HTTPS \
+         (`rpm observe on --tls-cert FILE --tls-key FILE`). The link opens \
          once, within five minutes; the session that it opens lasts a week. From another machine, \
          `ssh -L 9209:127.0.0.1:9209 HOST` first, and then open the link there.",
         &[
