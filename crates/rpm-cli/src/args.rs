@@ -1,6 +1,7 @@
 //! The command line: grammar and parsing.
 
 mod command;
+mod dashboard;
 mod help;
 mod link;
 mod logs;
@@ -24,6 +25,7 @@ use crate::complete::{Completion, QUESTION};
 use crate::hints::pasteable;
 use crate::home::like_pm2;
 pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Switch, Targets};
+pub use dashboard::{Dashboard, Entry};
 pub(crate) use link::LinkArgs;
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub use mcp::Mcp;
@@ -392,17 +394,6 @@ pub struct Past {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// A link for a browser, or the end of all sessions.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct Dashboard {
-    /// Whoever opens the link may look, and not act
-    #[arg(long)]
-    pub read_only: bool,
-    /// Print no link: end all sessions, and take back links that nobody has opened
-    #[arg(long, conflicts_with = "read_only")]
-    pub sign_out: bool,
 }
 
 /// What is done about alerts.

@@ -2,6 +2,7 @@
 
 import { h, say, setState } from "./dom.js";
 import { SignedOut, follow, login, logout, session } from "./server.js";
+import { Welcome } from "./welcome.js";
 import { Overview } from "./overview.js";
 import { App } from "./app.js";
 import { close, open } from "./actions.js";
@@ -109,14 +110,12 @@ function moved() {
   else if (view && /^(#\/|$)/.test(location.hash)) route();
 }
 
-function welcome(why) {
+async function welcome(why) {
   setState($("link-state"), ["", ""]);
   $("sign-out").hidden = true;
-  $("view").replaceChildren(h("section", { class: "panel welcome" },
-    h("h1", {}, "Sign in"),
-    h("p", {}, "Type this on the machine where the daemon runs, as its user, and open the link that it prints:"),
-    h("pre", {}, "rpm dashboard"),
-    h("p", { class: "muted" }, why || "The link opens once. With --read-only the session may look and not act.")));
+  say($("host"), "");
+  document.title = "Sign in – rpm";
+  $("view").replaceChildren(await Welcome(why, enter));
 }
 
 const KEYS = [["/", "search"], ["j k", "next app, app before"], ["Enter", "open the app"], ["Esc", "back to all apps"],
@@ -169,6 +168,13 @@ async function begin() {
     window.history.replaceState(null, "", "/");
     await login(link[1]).catch((error) => { why = error.message; });
   }
+  document.addEventListener("visibilitychange", () => { if (view) connect(); });
+  addEventListener("resize", schedule);
+  enter(why);
+}
+
+/** Shows the page to whoever has a session, and to others how to get one. */
+async function enter(why = "") {
   try {
     const known = await session();
     store.role = known.role;
@@ -180,8 +186,6 @@ async function begin() {
     setTimeout(() => location.reload(), 3000);
     return;
   }
-  document.addEventListener("visibilitychange", () => { if (view) connect(); });
-  addEventListener("resize", schedule);
   route();
 }
 

@@ -19,14 +19,24 @@ async function checked(response) {
   throw error;
 }
 
-/** Opens a session by the link in the address, which is taken out of it. */
-export async function login(link) {
-  const response = await checked(await fetch("/dashboard/login", {
+async function enter(path, what) {
+  const response = await checked(await fetch(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ link }),
+    body: JSON.stringify(what),
   }));
   localStorage.setItem(KEY, (await response.json()).key);
+}
+
+/** Opens a session by the link in the address, which is taken out of it. */
+export const login = (link) => enter("/dashboard/login", { link });
+
+/** Opens a session by a name and a password. */
+export const signIn = (user, password) => enter("/dashboard/password", { user, password });
+
+/** Whether somebody may sign in with a password. */
+export async function hasPasswords() {
+  return (await (await checked(await fetch("/dashboard/login"))).json()).passwords;
 }
 
 export async function logout() {

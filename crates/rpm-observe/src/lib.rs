@@ -33,7 +33,7 @@ use tokio::sync::watch;
 pub use access::{Access, AccessError, Channel, Token};
 pub use alerts::{Alerts, BookError, Counts, Seconds, now_ms, table};
 use daemon::Daemon;
-pub use dashboard::{Keys, LINK_MS, Role};
+pub use dashboard::{Keys, LINK_MS, Role, Users, UsersError};
 pub use forward::{Forward, Forwarded};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 pub use mcp::{Mcp, McpError};

@@ -1,22 +1,24 @@
 //! Who gets in. In clear text a request must come by a name of this machine (or a web site whose name resolves to loopback could ask; by TLS
 //! such a site has no certificate), a change from a page of ours, and all but the page itself and the login with both secrets of a session.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{ConnectInfo, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Dashboard;
-use super::keys::{Role, SESSION_MS};
+use super::keys::{Opened, Role, SESSION_MS};
+use super::users::Users;
 use crate::access::{Channel, names_loopback};
 use crate::alerts::now_ms;
 
@@ -136,7 +138,7 @@ impl FromRequestParts<Arc<Dashboard>> for Operator {
             Role::Operator => Ok(Operator),
             Role::Viewer => Err(Refused::new(
                 StatusCode::FORBIDDEN,
-                "this session may look and not act: it was opened by `rpm dashboard --read-only`",
+                "this session may look and not act: its link or its user is read-only",
             )),
         }
     }
@@ -219,9 +221,66 @@ pub(super) async fn login(
             ),
         });
     };
-    let cookie = set_cookie(&board, &headers, &opened.cookie, SESSION_MS / 1000);
+    Ok(signed_in(&board, &headers, &opened))
+}
+
+/// The answer that gives a browser both secrets of its session.
+fn signed_in(board: &Dashboard, headers: &HeaderMap, opened: &Opened) -> Response {
+    let cookie = set_cookie(board, headers, &opened.cookie, SESSION_MS / 1000);
     let body = Json(json!({ "key": opened.key, "role": opened.role }));
-    Ok(([(header::SET_COOKIE, cookie)], body).into_response())
+    ([(header::SET_COOKIE, cookie)], body).into_response()
+}
+
+/// `GET /dashboard/login`: how somebody may sign in, besides a link.
+pub(super) async fn ways(State(board): State<Arc<Dashboard>>) -> Json<Value> {
+    let users = Users::read(&board.home);
+    Json(json!({ "passwords": users.map_or(true, |users| !users.is_empty()) }))
+}
+
+/// What the page sends of somebody who signs in with a password.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    user: String,
+    password: String,
+}
+
+/// `POST /dashboard/password`: a name and a password become a session.
+pub(super) async fn enter(
+    State(board): State<Arc<Dashboard>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Json(entry): Json<Entry>,
+) -> Result<Response, Refused> {
+    if !board.attempts().begin(address.ip(), Instant::now()) {
+        return Err(Refused::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong passwords: wait a minute, or use a link of `rpm dashboard`",
+        ));
+    }
+    let broken = |why: String| {
+        eprintln!("nobody can sign in with a password: {why}");
+        Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "passwords cannot be checked: `rpm logs rpm-observe` has the reason",
+        )
+    };
+    let users = Users::read(&board.home).map_err(|error| broken(error.to_string()))?;
+    // One at a time: each takes 19 MiB. The turn ends with the work, even if the browser has gone.
+    let turn = board.verifying.clone().acquire_owned().await;
+    let verified = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        users.verify(&entry.user, &entry.password)
+    });
+    let known = verified.await.map_err(|error| broken(error.to_string()))?;
+    let Some(known) = known else {
+        let why = "wrong user or password";
+        return Err(Refused::new(StatusCode::UNAUTHORIZED, why));
+    };
+    board.attempts().right(address.ip());
+    let opened = board.keys.admit(known, now_ms());
+    let opened = opened.map_err(|error| broken(format!("the session cannot be stored: {error}")))?;
+    Ok(signed_in(&board, &headers, &opened))
 }
 
 /// `POST /dashboard/logout`: ends the session.

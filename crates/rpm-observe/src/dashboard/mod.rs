@@ -4,10 +4,12 @@
 //! its answers forbids the browser whatever is not of this server.
 
 mod act;
+mod attempts;
 mod door;
 mod keys;
 mod live;
 mod streams;
+mod users;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,15 +22,17 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::access::Channel;
 use crate::daemon::Daemon;
 use crate::history;
 use crate::host_name;
+use attempts::Attempts;
 use door::{Refused, Tries, Visitor};
 pub use keys::{Keys, LINK_MS, Role};
 use live::Live;
+pub use users::{Users, UsersError};
 
 /// Maximum length of a request's body.
 const BODY: usize = 64 << 10;
@@ -40,6 +44,9 @@ pub(crate) struct Dashboard {
     keys: Keys,
     live: Arc<Live>,
     tries: Mutex<Tries>,
+    attempts: Mutex<Attempts>,
+    /// The turn of whoever has a password checked.
+    verifying: Arc<Semaphore>,
     home: PathBuf,
     /// True when the process is to end: answers without an end would keep it.
     ending: watch::Receiver<bool>,
@@ -49,6 +56,10 @@ pub(crate) struct Dashboard {
 impl Dashboard {
     fn tries(&self) -> MutexGuard<'_, Tries> {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,6 +82,7 @@ const ASSETS: &[Asset] = &assets! {
     "/dashboard/style.css" is "text/css; charset=utf-8" from "style.css",
     "/dashboard/icon.svg" is "image/svg+xml" from "icon.svg",
     "/dashboard/main.js" is "text/javascript; charset=utf-8" from "main.js",
+    "/dashboard/welcome.js" is "text/javascript; charset=utf-8" from "welcome.js",
     "/dashboard/server.js" is "text/javascript; charset=utf-8" from "server.js",
     "/dashboard/dom.js" is "text/javascript; charset=utf-8" from "dom.js",
     "/dashboard/chart.js" is "text/javascript; charset=utf-8" from "chart.js",
@@ -106,12 +118,15 @@ pub(crate) fn router(
         daemon,
         keys: Keys::new(home),
         tries: Mutex::default(),
+        attempts: Mutex::default(),
+        verifying: Arc::new(Semaphore::new(1)),
         home: home.to_owned(),
         ending,
         channel,
     });
     let mut router = Router::new()
-        .route("/dashboard/login", post(door::login))
+        .route("/dashboard/login", post(door::login).get(door::ways))
+        .route("/dashboard/password", post(door::enter))
         .route("/dashboard/logout", post(door::logout))
         .route("/dashboard/session", get(session))
         .route("/dashboard/live", get(streams::live))

@@ -1,8 +1,10 @@
 //! Who gets in, without a daemon.
 
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -73,7 +75,9 @@ async fn ask(board: &Router, method: &str, path: &str, sent: Sent<'_>) -> Respon
             request = request.header(name, value);
         }
     }
-    let request = request.body(Body::from(sent.body.to_owned())).expect("a request");
+    let mut request = request.body(Body::from(sent.body.to_owned())).expect("a request");
+    let from = SocketAddr::from(([10, 0, 0, 1], 40_000));
+    request.extensions_mut().insert(ConnectInfo(from));
     board.clone().oneshot(request).await.expect("an answer")
 }
 
@@ -95,13 +99,19 @@ async fn login(board: &Router, home: &Path, role: Role) -> (String, String) {
     for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
     }
+    let secrets = secrets(answer).await;
+    let again = status(board, "POST", "/dashboard/login", sent).await;
+    assert!([401, 429].contains(&again), "{again} a second time");
+    secrets
+}
+
+/// The cookie and the key that an answer opens a session with.
+async fn secrets(answer: Response) -> (String, String) {
+    let cookie = answer.headers()[header::SET_COOKIE].to_str().expect("text");
     let cookie = cookie.split([';', '=']).nth(1).expect("a value").to_owned();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     let body: Value = serde_json::from_slice(&body).expect("JSON");
-    let key = body["key"].as_str().expect("a key").to_owned();
-    let again = status(board, "POST", "/dashboard/login", sent).await;
-    assert!([401, 429].contains(&again), "{again} a second time");
-    (cookie, key)
+    (cookie, body["key"].as_str().expect("a key").to_owned())
 }
 
 #[tokio::test]
@@ -212,7 +222,12 @@ async fn other_web_sites_get_nothing_and_change_nothing() {
         Some("http://localhost:9209"),
     ] {
         let sent = Sent { origin, body, ..good };
-        for path in ["/dashboard/actions", "/dashboard/login", "/dashboard/logout"] {
+        for path in [
+            "/dashboard/actions",
+            "/dashboard/login",
+            "/dashboard/password",
+            "/dashboard/logout",
+        ] {
             assert_eq!(status(&board, "POST", path, sent).await, 403, "{origin:?} {path}");
         }
     }
@@ -274,6 +289,54 @@ async fn a_viewer_does_not_act_and_guesses_are_few() {
     }
     assert_eq!(status(&board, "POST", "/dashboard/login", guess).await, 429);
     login(&board, &home, Role::Viewer).await;
+    std::fs::remove_dir_all(home).expect("it is ours");
+}
+
+#[tokio::test]
+async fn a_user_signs_in_with_a_password_and_guesses_are_few() {
+    let home = home("password");
+    let board = board(&home, Channel::Loopback);
+    let ways = async || {
+        let answer = ask(&board, "GET", "/dashboard/login", OURS).await;
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8_lossy(&body).into_owned()
+    };
+    assert_eq!(ways().await, r#"{"passwords":false}"#);
+    let enter = async |user: &str, password: &str| {
+        let body = json!({ "user": user, "password": password }).to_string();
+        ask(
+            &board,
+            "POST",
+            "/dashboard/password",
+            Sent { body: &body, ..OURS },
+        )
+        .await
+    };
+    assert_eq!(
+        enter("bob", "battery staple").await.status(),
+        401,
+        "there is nobody"
+    );
+    Users::add(&home, "bob", Role::Viewer, "battery staple").expect("it is written");
+    assert_eq!(ways().await, r#"{"passwords":true}"#);
+    let answer = enter("bob", "battery staple").await;
+    assert_eq!(answer.status(), 200);
+    let (cookie, key) = secrets(answer).await;
+    let sent = Sent {
+        cookie: Some(&cookie),
+        key: Some(&key),
+        body: r#"{"do":"stop","app":"api"}"#,
+        ..OURS
+    };
+    assert_eq!(status(&board, "GET", "/dashboard/session", sent).await, 200);
+    assert_eq!(status(&board, "POST", "/dashboard/actions", sent).await, 403);
+    // One wrong password was sent before there was a user.
+    for guess in 0..9 {
+        assert_eq!(enter("bob", "another").await.status(), 401, "{guess}");
+    }
+    assert_eq!(enter("bob", "battery staple").await.status(), 429);
+    Users::remove(&home, "bob").expect("it is written");
+    assert_eq!(status(&board, "GET", "/dashboard/session", sent).await, 401);
     std::fs::remove_dir_all(home).expect("it is ours");
 }
 

@@ -1,13 +1,15 @@
-//! `dashboard`: a link for a browser.
+//! `dashboard`: a link for a browser, and who may sign in with a password.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use rpm_cli::Dashboard;
-use rpm_observe::{Channel, Keys, LINK_MS, Role, host_name, now_ms};
+use rpm_cli::{Dashboard, Entry};
+use rpm_observe::{Channel, Keys, LINK_MS, Role, Users, host_name, now_ms};
 use rpm_shared::report;
 use rpm_wire::api::ObserveSpec;
+
+use crate::secret;
 
 /// Carries out the command.
 pub(crate) fn run(wish: &Dashboard) -> ExitCode {
@@ -15,6 +17,9 @@ pub(crate) fn run(wish: &Dashboard) -> ExitCode {
 }
 
 fn carried_out(wish: &Dashboard) -> anyhow::Result<()> {
+    if let Some(entry) = &wish.entry {
+        return set(entry);
+    }
     let keys = Keys::new(&rpm_cli::home_dir()?);
     if wish.sign_out {
         let ended = keys.end_all().context("cannot end the sessions")?;
@@ -28,11 +33,9 @@ fn carried_out(wish: &Dashboard) -> anyhow::Result<()> {
         "`rpm observe` listens on {listen}, which other machines can reach, and the dashboard is not served to them in clear text; \
          `rpm observe on` without an address listens on 127.0.0.1, and with --tls-cert and --tls-key it serves HTTPS"
     );
-    let role = match wish.read_only {
-        true => Role::Viewer,
-        false => Role::Operator,
-    };
-    let link = keys.link(role, now_ms()).context("cannot make a link")?;
+    let link = keys
+        .link(role(wish.read_only), now_ms())
+        .context("cannot make a link")?;
     let host = host(&served)?;
     let port = listen.port();
     println!("{}://{host}:{port}/#link={link}", served.scheme());
@@ -41,6 +44,36 @@ fn carried_out(wish: &Dashboard) -> anyhow::Result<()> {
         false => String::new(),
     };
     eprintln!("it opens once, within {} minutes{way}", LINK_MS / 60_000);
+    Ok(())
+}
+
+fn role(read_only: bool) -> Role {
+    match read_only {
+        true => Role::Viewer,
+        false => Role::Operator,
+    }
+}
+
+/// Gives a user a password, or takes it away.
+fn set(entry: &Entry) -> anyhow::Result<()> {
+    let Entry::Password {
+        user,
+        read_only,
+        remove,
+    } = entry;
+    let home = rpm_cli::home_dir()?;
+    if *remove {
+        Users::remove(&home, user)?;
+        eprintln!("{user} cannot sign in any more, and has no session");
+        return Ok(());
+    }
+    let password = secret::ask(&format!("Password for {user}"))?;
+    Users::add(&home, user, role(*read_only), &password)?;
+    let may = match read_only {
+        true => "look",
+        false => "look and act",
+    };
+    eprintln!("{user} may sign in to {may}; sessions of an earlier password have ended");
     Ok(())
 }
 

@@ -283,6 +283,8 @@ pub(super) const PAGES: &[Page] = &[
             ("dashboard", "a link for a browser"),
             ("dashboard --read-only", "for somebody who may look and not act"),
             ("dashboard --sign-out", "end all sessions"),
+            ("dashboard password alice", "a user who may sign in"),
+            ("dashboard password bob --read-only", "who may look and not act"),
         ],
     ),
     page(

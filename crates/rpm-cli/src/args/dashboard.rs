@@ -1,0 +1,34 @@
+//! What `dashboard` is asked for.
+
+use clap::Subcommand;
+
+/// A link for a browser, the end of all sessions, or who may sign in.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Dashboard {
+    /// Whoever opens the link may look, and not act
+    #[arg(long)]
+    pub read_only: bool,
+    /// Print no link: end all sessions, and take back links that nobody has opened
+    #[arg(long, conflicts_with = "read_only")]
+    pub sign_out: bool,
+    /// Present: no link.
+    #[command(subcommand)]
+    pub entry: Option<Entry>,
+}
+
+/// How somebody gets into the dashboard without a link.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Entry {
+    /// Let a user sign in with a password, asked for here or read from standard input
+    Password {
+        /// The name to sign in with
+        user: String,
+        /// The user may look, and not act
+        #[arg(long)]
+        read_only: bool,
+        /// Take the user's password away, and end the sessions
+        #[arg(long, conflicts_with = "read_only")]
+        remove: bool,
+    },
+}
