@@ -48,10 +48,10 @@ export async function session() {
   return (await checked(await fetch("/dashboard/session", { headers: headers() }))).json();
 }
 
-/** Series of an app from `seconds` ago until now, of these figures; null where nothing is recorded of it. */
-export async function history(app, seconds, points, figures) {
+/** Series of an app from `seconds` ago until now, of these figures, with `durations` how long answers took besides; null where nothing is recorded of it. */
+export async function history(app, seconds, points, figures, durations = false) {
   // The present second is one more.
-  const asked = new URLSearchParams({ app, from: `-${seconds}s`, points: points + 1, figure: figures.join(",") });
+  const asked = new URLSearchParams({ app, from: `-${seconds}s`, points: points + 1, figure: figures.join(","), durations });
   return (await checked(await fetch(`/dashboard/history?${asked}`, { headers: headers() }))).json();
 }
 
