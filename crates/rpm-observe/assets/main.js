@@ -11,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 /** Events that are kept. */
 const EVENTS = 1000;
 
-const store = { frame: null, events: [], past: new Map(), role: "viewer" };
+const store = { frame: null, events: [], past: new Map(), hosts: new Map(), role: "viewer" };
 let view = null;
 let connection = null;
 /** When the last frame came. */
@@ -25,6 +25,7 @@ function toast(text) {
 }
 
 function got(line) {
+  if (line.host) { store.hosts.set(line.host, line); schedule(); return; }
   if (line.log) { view?.logs?.add(line.log); return; }
   if (line.logs !== undefined) { view?.logs?.trouble(line.logs); return; }
   if (line.reset) store.events = [];
@@ -64,6 +65,7 @@ function connect() {
     view?.logs?.begin();
     const asked = new URLSearchParams();
     if (view?.logs) asked.set("logs", view.logs.app);
+    if (view?.hosts) asked.set("hosts", true);
     if (store.events.length) asked.set("after", store.events.at(-1).seq);
     return `/dashboard/live?${asked}`;
   };
@@ -79,7 +81,7 @@ function ended(error) {
   connection = null;
   view?.end();
   view = null;
-  Object.assign(store, { frame: null, events: [], past: new Map() });
+  Object.assign(store, { frame: null, events: [], past: new Map(), hosts: new Map() });
   welcome(error.message);
 }
 

@@ -118,6 +118,14 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// An answer, and what carries its connection.
+    pub(crate) fn of(body: Incoming, driver: JoinSet<Result<(), hyper::Error>>) -> Stream {
+        Stream {
+            body,
+            _driver: driver,
+        }
+    }
+
     /// All of it.
     pub(crate) async fn whole(self) -> Result<Bytes, Unanswered> {
         let body = Limited::new(self.body, MAX_ANSWER).collect().await;

@@ -2,7 +2,7 @@
 //! port for it; each second it is asked for the figures of the history.
 //!
 //! `GET /metrics` is for Prometheus: the daemon's figures, and some of them again under the names that exporters for PM2 use.
-//! `GET /api/v1/history` has what was recorded of each app.
+//! `GET /api/v1/history` has what was recorded of each app, `GET /api/v1/live` what they do now.
 
 mod access;
 mod alerts;
@@ -33,7 +33,8 @@ use tokio::sync::watch;
 pub use access::{Access, AccessError, Channel, Token};
 pub use alerts::{Alerts, BookError, Counts, Seconds, now_ms, table};
 use daemon::Daemon;
-pub use dashboard::{Keys, LINK_MS, Role, Users, UsersError};
+use dashboard::Dashboard;
+pub use dashboard::{Host, Hosts, HostsError, Keys, LINK_MS, Role, Users, UsersError};
 pub use forward::{Forward, Forwarded};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 pub use mcp::{Mcp, McpError};
@@ -63,6 +64,8 @@ pub struct Observed {
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
     let history = observed.home.join(HISTORY_FILE);
+    let daemon = Arc::new(Daemon::new(observed.socket));
+    let board = Dashboard::new(daemon, &observed.home, observed.channel, observed.ending);
     Router::new()
         .route("/metrics", get(metrics))
         .with_state(observed.metrics)
@@ -71,15 +74,15 @@ pub fn router(observed: Observed) -> Router {
                 .route("/api/v1/history", get(recorded))
                 .with_state(history),
         )
+        .merge(
+            Router::new()
+                .route("/api/v1/live", get(dashboard::read))
+                .with_state(board.clone()),
+        )
         .layer(from_fn_with_state(Arc::new(observed.access), access::guard))
         // Whoever asks for this learns nothing.
         .route("/-/healthy", get(|| async { "ok\n" }))
-        .merge(dashboard::router(
-            Arc::new(Daemon::new(observed.socket)),
-            &observed.home,
-            observed.channel,
-            observed.ending,
-        ))
+        .merge(dashboard::router(board))
 }
 
 async fn metrics(State(page): State<Metrics>) -> impl IntoResponse {

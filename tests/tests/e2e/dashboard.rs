@@ -76,6 +76,22 @@ fn a_user_signs_in_with_a_password_by_https() {
     assert!(short.contains("a password has 10 characters"), "{short}");
     let set = password("alice", "correct horse");
     assert!(set.contains("alice may sign in to look;"), "{set}");
+    let (other, web) = (Rpm::new(), Port::reserve());
+    App::new("say.js")
+        .args(["--name", "far"])
+        .port(&web)
+        .start(&other);
+    // The token is what no browser may see.
+    let token = place.write("token", &format!("{MARKED}-of-another-host\n"));
+    let token = token.to_str().expect("a path");
+    let elsewhere = Port::reserve();
+    let listen = elsewhere.number().to_string();
+    let on = other.run(["observe", "on", "--listen", &listen, "--token-file", token]);
+    assert_eq!(on.code, Some(0), "{on:#?}");
+    let url = format!("http://127.0.0.1:{elsewhere}");
+    rpm.ok(["dashboard", "host", "db", &url, "--token-file", token]);
+    let clear = rpm.run(["dashboard", "host", "x", "http://10.0.0.2", "--token-file", token]);
+    assert!(clear.stderr.contains("in clear text"), "{clear:#?}");
     let link = rpm.ok(["dashboard"]);
     let (address, _) = link.split_once("#link=").expect("a link");
     assert_eq!(address, format!("https://localhost:{port}/"));
@@ -83,6 +99,7 @@ fn a_user_signs_in_with_a_password_by_https() {
     assert_eq!(seen["said"], json!(["wrong user or password"]));
     assert_eq!(seen["cookie"], json!([true, true, "Strict"]), "{seen:#}");
     assert_eq!(seen["moved"], json!([0, 0]), "no layout shift");
+    assert_eq!(seen["far"], json!("far"), "{seen:#}");
     std::fs::write(rpm.home().join("dashboard.users"), "alice\n").expect("it is written");
     let wrong = password("alice", "correct horse");
     assert!(wrong.contains("dashboard.users:1: a line is"), "{wrong}");

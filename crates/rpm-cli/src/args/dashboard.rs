@@ -1,5 +1,7 @@
 //! What `dashboard` is asked for.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 /// A link for a browser, the end of all sessions, or who may sign in.
@@ -17,7 +19,7 @@ pub struct Dashboard {
     pub entry: Option<Entry>,
 }
 
-/// How somebody gets into the dashboard without a link.
+/// Who gets into the dashboard without a link, and what it shows besides.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Entry {
     /// Let a user sign in with a password, asked for here or read from standard input
@@ -29,6 +31,23 @@ pub enum Entry {
         read_only: bool,
         /// Take the user's password away, and end the sessions
         #[arg(long, conflicts_with = "read_only")]
+        remove: bool,
+    },
+    /// Show the apps of another machine, too, by its `rpm observe`
+    Host {
+        /// What it is called
+        name: String,
+        /// Where it listens, such as https://10.0.0.2:9209
+        #[arg(required_unless_present = "remove", requires = "token_file")]
+        url: Option<String>,
+        /// The file with the token of that machine
+        #[arg(long, value_name = "FILE", requires = "url")]
+        token_file: Option<PathBuf>,
+        /// Trust the authorities in this file (PEM) alone
+        #[arg(long, value_name = "FILE", requires = "url")]
+        tls_ca: Option<PathBuf>,
+        /// Show it no more
+        #[arg(long, conflicts_with = "url")]
         remove: bool,
     },
 }

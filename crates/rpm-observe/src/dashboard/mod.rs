@@ -6,6 +6,7 @@
 mod act;
 mod attempts;
 mod door;
+mod hosts;
 mod keys;
 mod live;
 mod streams;
@@ -30,8 +31,10 @@ use crate::history;
 use crate::host_name;
 use attempts::Attempts;
 use door::{Refused, Tries, Visitor};
+pub use hosts::{Host, Hosts, HostsError};
 pub use keys::{Keys, LINK_MS, Role};
 use live::Live;
+pub(crate) use streams::read;
 pub use users::{Users, UsersError};
 
 /// Maximum length of a request's body.
@@ -88,6 +91,7 @@ const ASSETS: &[Asset] = &assets! {
     "/dashboard/chart.js" is "text/javascript; charset=utf-8" from "chart.js",
     "/dashboard/overview.js" is "text/javascript; charset=utf-8" from "overview.js",
     "/dashboard/app.js" is "text/javascript; charset=utf-8" from "app.js",
+    "/dashboard/hosts.js" is "text/javascript; charset=utf-8" from "hosts.js",
     "/dashboard/logs.js" is "text/javascript; charset=utf-8" from "logs.js",
     "/dashboard/actions.js" is "text/javascript; charset=utf-8" from "actions.js",
 };
@@ -106,24 +110,30 @@ const POLICY: [(header::HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
+impl Dashboard {
+    /// The dashboard of a daemon, whose `RPM_HOME` this is.
+    pub(crate) fn new(
+        daemon: Arc<Daemon>,
+        home: &Path,
+        channel: Channel,
+        ending: watch::Receiver<bool>,
+    ) -> Arc<Dashboard> {
+        Arc::new(Dashboard {
+            live: Live::new(daemon.clone()),
+            daemon,
+            keys: Keys::new(home),
+            tries: Mutex::default(),
+            attempts: Mutex::default(),
+            verifying: Arc::new(Semaphore::new(1)),
+            home: home.to_owned(),
+            ending,
+            channel,
+        })
+    }
+}
+
 /// Answers what the page asks for.
-pub(crate) fn router(
-    daemon: Arc<Daemon>,
-    home: &Path,
-    channel: Channel,
-    ending: watch::Receiver<bool>,
-) -> Router {
-    let board = Arc::new(Dashboard {
-        live: Live::new(daemon.clone()),
-        daemon,
-        keys: Keys::new(home),
-        tries: Mutex::default(),
-        attempts: Mutex::default(),
-        verifying: Arc::new(Semaphore::new(1)),
-        home: home.to_owned(),
-        ending,
-        channel,
-    });
+pub(crate) fn router(board: Arc<Dashboard>) -> Router {
     let mut router = Router::new()
         .route("/dashboard/login", post(door::login).get(door::ways))
         .route("/dashboard/password", post(door::enter))

@@ -36,7 +36,7 @@ fn home(name: &str) -> PathBuf {
 
 fn board(home: &Path, channel: Channel) -> Router {
     let daemon = Arc::new(Daemon::new(home.join("nowhere")));
-    router(daemon, home, channel, WATCH.subscribe())
+    router(Dashboard::new(daemon, home, channel, WATCH.subscribe()))
 }
 
 /// What is sent with a request.

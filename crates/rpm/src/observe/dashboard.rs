@@ -1,11 +1,12 @@
 //! `dashboard`: a link for a browser, and who may sign in with a password.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use rpm_cli::{Dashboard, Entry};
-use rpm_observe::{Channel, Keys, LINK_MS, Role, Users, host_name, now_ms};
+use rpm_observe::{Channel, Host, Hosts, Keys, LINK_MS, Role, Users, host_name, now_ms};
 use rpm_shared::report;
 use rpm_wire::api::ObserveSpec;
 
@@ -54,14 +55,49 @@ fn role(read_only: bool) -> Role {
     }
 }
 
-/// Gives a user a password, or takes it away.
+/// Has the overview show another machine.
+fn show(name: &str, url: &str, token_file: &Path, tls_ca: Option<&Path>) -> anyhow::Result<()> {
+    let there = |path: &Path| {
+        let found = path.canonicalize();
+        found.with_context(|| format!("cannot find {}", path.display()))
+    };
+    let host = Host {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        token_file: there(token_file)?,
+        tls_ca: tls_ca.map(there).transpose()?,
+    };
+    Hosts::add(&rpm_cli::home_dir()?, host)?;
+    eprintln!("the overview of the dashboard shows {name}, from the next time that it is opened");
+    Ok(())
+}
+
+/// Gives a user a password, or takes it away; or changes which other machines are shown.
 fn set(entry: &Entry) -> anyhow::Result<()> {
-    let Entry::Password {
-        user,
-        read_only,
-        remove,
-    } = entry;
     let home = rpm_cli::home_dir()?;
+    let (user, read_only, remove) = match entry {
+        Entry::Password {
+            user,
+            read_only,
+            remove,
+        } => (user, read_only, remove),
+        Entry::Host {
+            name,
+            url,
+            token_file,
+            tls_ca,
+            ..
+        } => {
+            return match (url, token_file) {
+                (Some(url), Some(token_file)) => show(name, url, token_file, tls_ca.as_deref()),
+                _ => {
+                    Hosts::remove(&home, name)?;
+                    eprintln!("{name} is not shown any more");
+                    Ok(())
+                }
+            };
+        }
+    };
     if *remove {
         Users::remove(&home, user)?;
         eprintln!("{user} cannot sign in any more, and has no session");

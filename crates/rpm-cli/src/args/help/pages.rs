@@ -285,6 +285,7 @@ pub(super) const PAGES: &[Page] = &[
             ("dashboard --sign-out", "end all sessions"),
             ("dashboard password alice", "a user who may sign in"),
             ("dashboard password bob --read-only", "who may look and not act"),
+            ("dashboard host db https://10.0.0.2:9209 --token-file token", ""),
         ],
     ),
     page(
