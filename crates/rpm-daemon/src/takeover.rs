@@ -209,7 +209,7 @@ impl Supervisor {
     }
 
     /// Executes `binary` in the place of this program. Returns why that failed.
-    fn become_binary(&self, binary: &Path) -> ApiError {
+    fn become_binary(&mut self, binary: &Path) -> ApiError {
         let Some(passed) = &self.succession else {
             return failure("this daemon cannot pass on its socket", None);
         };

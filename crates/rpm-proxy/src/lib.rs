@@ -40,7 +40,7 @@ mod tunnel;
 mod upstream;
 
 pub use access_log::{LogSettings, Opener};
-pub use address::Address;
+pub use address::{Address, Credentials};
 pub use balance::UpstreamPolicy;
 pub use front::{BOUNDS_MS, Figures, Front, Unusable};
 pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rpm_core::{AppId, Core, WorkerId};
-use rpm_listen::{Listeners, private_mark};
+use rpm_listen::Listeners;
 use rpm_proxy::Address;
 use rpm_proxy::health::{PageError, page};
 use rpm_sys::sock_diag;
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::apps::app::Apps;
 use crate::node::handoff::Handoffs;
+use crate::proxy::credentials::private;
 use crate::workers::worker::{Awaiting, Outgoing, Workers};
 
 /// Time for a page, and for all pages of an app at its public address.
@@ -107,10 +108,7 @@ impl Sight<'_> {
         }
         let address = self.listeners.addresses_of(worker).next();
         let way = match (self.listeners.private_address(worker), address) {
-            (Some(socket), _) => Way::Own(Address {
-                socket,
-                mark: private_mark(),
-            }),
+            (Some(socket), _) => Way::Own(private(socket)),
             (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
             (None, Some(_)) if about.leaving => Way::None("clients do not reach it at this moment"),
             (None, Some(address)) => Way::Public(here(address)),
