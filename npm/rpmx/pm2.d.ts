@@ -232,6 +232,10 @@ declare namespace pm2 {
     sendLineToStdin(id: Target, line: string, callback: Callback<Success>): void;
     sendLineToStdin(id: Target, line: string, separator: string, callback: Callback<Success>): void;
     sendLineToStdin(id: Target, line: string, separator?: string): Promise<Success>;
+    attach(id: Target, callback: Callback<Success>): void;
+    attach(id: Target, separator: string, callback: Callback<Success>): void;
+    env(id: Target, callback: Callback<Record<string, string>>): void;
+    env(id: Target): Promise<Record<string, string>>;
     trigger(target: Target, action: string, callback: Callback<Answer[]>): void;
     trigger(target: Target, action: string, params: any, callback: Callback<Answer[]>): void;
     trigger(target: Target, action: string, params?: any): Promise<Answer[]>;

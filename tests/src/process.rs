@@ -1,8 +1,10 @@
 //! Processes by pid.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use rpm_testkit::repository;
 
 /// Sends a signal, named as for kill(1): `KILL`.
 ///
@@ -40,6 +42,28 @@ pub fn own_bytes(pid: u32) -> u64 {
         .unwrap_or("0 kB");
     let kb = line.trim().trim_end_matches(" kB");
     kb.parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// `cargo xtask`, which has built this test and is beside it. (A cargo would wait for every other cargo of this user.)
+///
+/// # Panics
+/// The tests were not started by it.
+#[must_use]
+pub fn xtask() -> Command {
+    let test = env::current_exe().expect("a test is a file");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("a test is in target/<profile>/deps");
+    let program = profile.join("xtask");
+    assert!(
+        program.is_file(),
+        "no {}: run `cargo xtask test`",
+        program.display()
+    );
+    let mut xtask = Command::new(program);
+    xtask.current_dir(repository());
+    xtask
 }
 
 /// The number of descriptors that the process has open.

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::ensure;
+
 use crate::tools::{DENY, call};
 use crate::workspace::Workspace;
 
@@ -28,12 +30,69 @@ pub(crate) fn run(workspace: &Workspace, checks: &[String]) -> anyhow::Result<()
         return Ok(());
     };
     println!(
-        "advisories of the stored database, as it was on {}; `cargo xtask deny advisories` fetches the newest",
-        day_of(&database).as_deref().unwrap_or("an unknown day")
+        "{}; `cargo xtask deny advisories` fetches the newest",
+        described(&database)
     );
     let mut command = DENY.command(workspace)?;
     command.args(["--offline", "check", "advisories"]);
     call(command)
+}
+
+/// Asks a database of advisories that was fetched by other means: a clone of rustsec/advisory-db. Needs no network.
+pub(crate) fn advisories(workspace: &Workspace, database: &Path) -> anyhow::Result<()> {
+    ensure!(
+        day_of(database).is_some(),
+        "{} is no clone of a database of advisories (https://github.com/RustSec/advisory-db)",
+        database.display()
+    );
+    println!("{}", described(database));
+    let stored = workspace.target.join("advisories");
+    clone(database, &stored.join(FOLDER))?;
+    let config = stored.join("deny.toml");
+    let rules = fs::read_to_string(workspace.root.join("deny.toml"))?;
+    fs::write(&config, with_database(&rules, &stored))?;
+    let mut command = DENY.command(workspace)?;
+    command.arg("--config").arg(config);
+    command.args(["--offline", "check", "advisories"]);
+    call(command)
+}
+
+/// Where cargo-deny looks for the database, below the folder of all databases: the name has a sum of its address.
+const FOLDER: &str = "advisory-db-3157b0e258782691";
+
+/// Copies the database to where cargo-deny looks for it: it wants a checkout with its own address as the origin.
+fn clone(database: &Path, to: &Path) -> anyhow::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    let mut git = Command::new("git");
+    git.args(["clone", "--quiet"]).arg(database).arg(to);
+    call(git)?;
+    let mut git = Command::new("git");
+    git.arg("-C").arg(to);
+    git.args([
+        "remote",
+        "set-url",
+        "origin",
+        "https://github.com/RustSec/advisory-db",
+    ]);
+    call(git)
+}
+
+/// The rules of `deny.toml`, with this folder of databases.
+fn with_database(rules: &str, folder: &Path) -> String {
+    let path = format!("[advisories]\ndb-path = {:?}\n", folder.display().to_string());
+    rules.replacen("[advisories]\n", &path, 1)
+}
+
+/// What a database is, and its age.
+fn described(database: &Path) -> String {
+    let day = day_of(database);
+    format!(
+        "advisories of {}, as it was on {}",
+        database.display(),
+        day.as_deref().unwrap_or("an unknown day")
+    )
 }
 
 /// Where cargo keeps what it has fetched.
@@ -49,12 +108,12 @@ fn stored(cargo_home: &Path) -> Option<PathBuf> {
     found.find(|path| path.join(".git").exists())
 }
 
-/// The day of its last change.
+/// The day of its last change, and how long ago that was.
 fn day_of(database: &Path) -> Option<String> {
     let mut git = Command::new("git");
     git.arg("-C")
         .arg(database)
-        .args(["show", "-s", "--format=%cs", "HEAD"]);
+        .args(["show", "-s", "--format=%cs, %cr", "HEAD"]);
     let said = git.output().ok()?;
     let day = String::from_utf8(said.stdout).ok()?;
     (said.status.success() && !day.trim().is_empty()).then(|| day.trim().to_owned())
@@ -76,5 +135,13 @@ mod tests {
         fs::create_dir_all(database.join(".git")).expect("a directory");
         assert_eq!(stored(&home), Some(database));
         fs::remove_dir_all(&home).expect("it is ours");
+    }
+
+    #[test]
+    fn the_rules_are_those_of_the_project_with_another_database() {
+        let rules = include_str!("../../deny.toml");
+        let with = with_database(rules, Path::new("/some where"));
+        assert_eq!(with.replace("db-path = \"/some where\"\n", ""), rules);
+        assert!(with.contains("[advisories]\ndb-path = \"/some where\"\n"));
     }
 }

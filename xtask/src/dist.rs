@@ -17,6 +17,7 @@ use flate2::Compression;
 
 use crate::npm;
 use crate::workspace::Workspace;
+use program::Target;
 
 /// The program with the daemon, and most bytes that it may have: it is copied into images, and kept in memory for months.
 const RPM: (&str, u64) = ("rpm", 12_000_000);
@@ -28,33 +29,62 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let directory = workspace.target.join("dist");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut made = Vec::new();
-    for (name, _) in [RPM, OBSERVE] {
-        made.extend(program::build(workspace, name, &directory)?);
+    let mut too_large = Vec::new();
+    for target in Target::all() {
+        if target.is_native() {
+            target.install()?;
+        }
+        match target.missing()? {
+            Some(missing) if target.is_native() => bail!(missing),
+            Some(missing) => println!("nothing is made for {}: {missing}", target.platform),
+            None => {
+                let (packages, large) = make(workspace, &target, &directory)?;
+                made.extend(packages);
+                too_large.extend(large);
+            }
+        }
     }
-    let program = directory.join(RPM.0);
-    made.extend(npm::pack(workspace, &program, &directory, Compression::best())?);
-    made.push(deb::pack(
-        workspace,
-        &program,
-        &directory,
-        deb::Compression::Best,
-    )?);
-    made.push(sbom::write(workspace, &program::target(), &directory)?);
+    made.push(sbom::write(workspace, &directory)?);
+    // The package for npm that chooses among the others is the same for each.
+    made.sort();
+    made.dedup();
     made.push(sums(&directory, &made)?);
     for path in &made {
         println!("{}: {} bytes", path.display(), size(path)?);
     }
-    for (name, largest) in [RPM, OBSERVE] {
-        let program = directory.join(name);
-        let bytes = size(&program)?;
-        if bytes > largest {
-            bail!(
-                "all of this was made and can be used, but {} has {bytes} bytes, and a release must not have more than {largest}: make room first",
-                program.display()
-            );
-        }
+    if !too_large.is_empty() {
+        bail!(
+            "all of this was made and can be used, but there are programs with more bytes than a release may have: {}; make room first",
+            too_large.join(", ")
+        );
     }
     Ok(())
+}
+
+/// Builds and packs what there is for one processor. Returns the files, and the programs that are too large.
+fn make(
+    workspace: &Workspace,
+    target: &Target,
+    directory: &Path,
+) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
+    let programs = match target.is_native() {
+        true => directory.to_owned(),
+        false => directory.join(target.platform),
+    };
+    let mut made = Vec::new();
+    let mut too_large = Vec::new();
+    for (name, largest) in [RPM, OBSERVE] {
+        made.extend(program::build(workspace, target, name, &programs)?);
+        let program = programs.join(name);
+        let bytes = size(&program)?;
+        if bytes > largest {
+            too_large.push(format!("{} ({bytes}, not {largest})", program.display()));
+        }
+    }
+    let program = programs.join(RPM.0);
+    made.extend(npm::pack(workspace, &program, directory, Compression::best())?);
+    made.push(deb::pack(workspace, &program, directory, deb::Compression::Best)?);
+    Ok((made, too_large))
 }
 
 /// The bytes of a program that was built before, and those of `rpm-observe` beside it.
@@ -101,7 +131,7 @@ fn size(path: &Path) -> anyhow::Result<u64> {
 fn sums(directory: &Path, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
     let path = directory.join("SHA256SUMS");
     let output = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    let names = files.iter().filter_map(|file| file.file_name());
+    let names = files.iter().filter_map(|file| file.strip_prefix(directory).ok());
     let mut sum = Command::new("sha256sum");
     succeed(sum.args(names).current_dir(directory).stdout(output))?;
     Ok(path)

@@ -55,7 +55,8 @@ const LAYERS: &[Layer] = &[
     },
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
-    layer("rpm-proxy", &[]),
+    layer("rpm-tls", &[]),
+    layer("rpm-proxy", &["rpm-tls"]),
     layer("rpm-keeper", &["rpm-sys"]),
     layer(
         "rpm-listen",
@@ -85,6 +86,7 @@ const LAYERS: &[Layer] = &[
             "rpm-loadtest",
             "rpm-observe",
             "rpm-sys",
+            "rpm-tls",
             "rpm-wire",
         ],
     ),

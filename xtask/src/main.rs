@@ -38,6 +38,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   layers    which crate may depend on which
   deny [CHECK ...]
             licences, sources and banned packages of what is in the lock file; `deny advisories` asks for known faults
+  advisories --db PATH
+            known faults, without a network: PATH is a clone of RustSec's database of advisories
   fixtures  npm ci in tests/fixtures, if what is installed there is not what the lock file says";
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["quick", rest @ ..] => on_workspace(|workspace| quick::run(workspace, &owned(rest))),
         ["test", rest @ ..] => on_workspace(|workspace| test::run(workspace, &owned(rest))),
         ["tidy"] => on_workspace(tidy::run),
+        ["advisories", "--db", path] => on_workspace(|workspace| deny::advisories(workspace, path.as_ref())),
         ["deny", rest @ ..] => on_workspace(|workspace| deny::run(workspace, &owned(rest))),
         ["layers"] => on_workspace(layers::run),
         ["man"] => on_workspace(man::run),

@@ -23,6 +23,8 @@ pub(crate) fn write(workspace: &Workspace, directory: &Path, name: &str) -> anyh
     let mut build = cargo();
     build
         .args(["build", "--quiet", "--workspace", "--example", "man"])
+        // For the package that the pages are for; build scripts of other packages would run again.
+        .env_remove("SOURCE_DATE_EPOCH")
         .current_dir(&workspace.root);
     succeed(&mut build)?;
     let example = workspace.target.join("debug/examples/man");

@@ -10,10 +10,12 @@ const DAEMON: &str = "crates/rpm-daemon/src";
 /// What wires the rooms, and who may name it: its own room, and the one that starts it.
 const TOP: &str = "Supervisor";
 const TOP_ROOMS: [&str; 2] = ["boot", "supervisor"];
+/// The most methods that it may have.
+const TOP_METHODS: usize = 40;
 
 /// The rule that each of these breaks.
-pub(crate) const RULE: &str = "the rooms of the daemon import each other without a cycle, and do not name what wires them: take what it works with \
-    as arguments, and give back what follows";
+pub(crate) const RULE: &str = "the rooms of the daemon import each other without a cycle, and do not name what wires them, which has few methods: take \
+    what it works with as arguments, and give back what follows";
 
 /// Which rooms each room imports, and by which file.
 type Imports = BTreeMap<String, BTreeMap<String, PathBuf>>;
@@ -23,6 +25,7 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let source = root.join(DAEMON);
     let mut imports = Imports::new();
     let mut wrong = Vec::new();
+    let mut methods = 0;
     for path in rust_files(&source)? {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let file = path.strip_prefix(&source)?.to_owned();
@@ -31,12 +34,16 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
         if names.contains(TOP) && !TOP_ROOMS.contains(&room.as_str()) {
             wrong.push(format!("{DAEMON}/{} -> {TOP}", file.display()));
         }
+        methods += methods_of(TOP, &text);
         for import in imported(&text) {
             let of = imports.entry(room.clone()).or_default();
             if import != room {
                 of.entry(import).or_insert_with(|| file.clone());
             }
         }
+    }
+    if methods > TOP_METHODS {
+        wrong.push(format!("{TOP} has {methods} methods, more than {TOP_METHODS}"));
     }
     wrong.extend(cycle(&imports));
     if imports.is_empty() {
@@ -58,6 +65,19 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     code(text).flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+}
+
+/// How many functions stand in the blocks `impl name` of a file.
+fn methods_of(name: &str, text: &str) -> usize {
+    let begin = format!("\nimpl {name} {{\n");
+    let blocks = text.split(begin.as_str()).skip(1);
+    let bodies = blocks.map(|block| block.split("\n}\n").next().unwrap_or_default());
+    let is_method = |line: &&str| {
+        let indented = line.strip_prefix("    ").filter(|line| !line.starts_with(' '));
+        indented.is_some_and(|line| line.split('(').next().is_some_and(|head| head.contains("fn ")))
+            && !line.trim_start().starts_with("//")
+    };
+    bodies.map(|body| body.lines().filter(is_method).count()).sum()
 }
 
 /// The rooms that a file names as `crate::room`, `crate::{room, …}` included.
@@ -183,6 +203,13 @@ mod tests {
             edges,
             ["node -> workers", "workers -> sockets", "sockets -> node"]
         );
+    }
+
+    #[test]
+    fn methods_are_counted() {
+        let text = "struct A;\n\nimpl A {\n    /// A fn (of it).\n    pub(super) fn one() {\n        fn inner() {}\n    }\n\n    \
+                    async fn two(&self) {}\n}\n\nimpl B {\n    fn other() {}\n}\n\nfn free() {}\n";
+        assert_eq!((methods_of("A", text), methods_of("B", text)), (2, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line: grammar and parsing.
 
 mod command;
+mod dashboard;
 mod help;
 mod link;
 mod logs;
@@ -25,6 +26,7 @@ use crate::complete::{Completion, QUESTION};
 use crate::hints::pasteable;
 use crate::home::like_pm2;
 pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Switch, Targets};
+pub use dashboard::{Dashboard, Entry};
 pub(crate) use link::LinkArgs;
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub use mcp::Mcp;
@@ -375,12 +377,21 @@ struct Cli {
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
 #[group(skip)]
 pub struct Observe {
-    /// Listen there; other addresses than those of loopback need a token
+    /// Listen there; addresses other than loopback need a token, or --tls-client-ca
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9209", value_parser = values::listen)]
     pub listen: SocketAddr,
     /// Answer whoever sends what is in this file as a bearer token, and nobody else
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Serve HTTPS with the certificate in this file (PEM); the dashboard, too
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Answer only clients with a certificate of an authority in this file (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// What the apps have used since then.
@@ -394,17 +405,6 @@ pub struct Past {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// A link for a browser, or the end of all sessions.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct Dashboard {
-    /// Whoever opens the link may look, and not act
-    #[arg(long)]
-    pub read_only: bool,
-    /// Print no link: end all sessions, and take back links that nobody has opened
-    #[arg(long, conflicts_with = "read_only")]
-    pub sign_out: bool,
 }
 
 /// What is done about alerts.

@@ -17,6 +17,7 @@ mod logs;
 mod monit;
 mod observe;
 mod ready;
+mod receivers;
 mod runtime;
 mod start;
 mod startup;
@@ -204,7 +205,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         Command::Logs(args) => logs::logs(args, output).await,
         Command::Events(args) => events::events(args, output).await,
         Command::Ping { json, no_start } => existing::ping(*json, *no_start, output).await,
-        Command::Ready { targets } => ready::ready(targets).await,
+        Command::Ready { targets, json } => ready::ready(targets, *json, output).await,
         Command::Doctor { json } => doctor(*json, output).await,
         Command::Prettylist => inspect::prettylist(output).await,
         Command::Pid { target } => inspect::pid(target.as_deref(), output).await,

@@ -12,6 +12,7 @@ use std::{fs, io};
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{AppOptions, Format, MAX_BYTES, Observing, format_of, parse};
 use rpm_wire::alerts::{Sink, SmtpServer};
+use rpm_wire::api::ObserveTls;
 
 use crate::resolve::Surroundings;
 
@@ -166,6 +167,7 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
         Observing::On {
             listen,
             token_file,
+            tls,
             mut alerts,
             logs,
             otlp,
@@ -179,6 +181,11 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
             Observing::On {
                 listen,
                 token_file: token_file.map(located),
+                tls: tls.map(|tls| ObserveTls {
+                    cert: located(tls.cert),
+                    key: located(tls.key),
+                    client_ca: tls.client_ca.map(located),
+                }),
                 alerts,
                 logs,
                 otlp,

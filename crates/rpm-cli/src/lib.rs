@@ -19,7 +19,7 @@ mod render;
 mod resolve;
 
 pub use args::{
-    Alerts, Client, Dashboard, Invocation, Mcp, Observe, Past, StaticSite, Usage, grammar, parse,
+    Alerts, Client, Dashboard, Entry, Invocation, Mcp, Observe, Past, StaticSite, Usage, grammar, parse,
 };
 pub use commands::{Check, monit, observed, run, versions};
 pub use complete::Completion;

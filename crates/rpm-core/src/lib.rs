@@ -40,6 +40,7 @@ pub mod handoff;
 pub mod ids;
 mod invariants;
 pub mod memory;
+mod outcome;
 mod promotion;
 mod proof;
 pub mod protocol;

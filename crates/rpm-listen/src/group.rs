@@ -7,11 +7,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::{Keeper, Kept, NOBODY};
-use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
 use crate::counting::Spread;
 use crate::front::members;
+use crate::guard::{self, Sink};
 use crate::handoff::Deal;
 use crate::owners::reserve;
 use crate::policy::{SteeringPolicy, buckets, mixed};
@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) cookie: u64,
     /// Present for a private slot: the address at which the proxy connects to it.
     pub(crate) private: Option<SocketAddr>,
+    /// Present for a private slot that is guarded without a privilege: takes the clients that are not the proxy.
+    pub(crate) sink: Option<Sink>,
     /// Its share of the connections, if they are weighted.
     pub(crate) weight: u32,
     tenure: Tenure,
@@ -93,6 +95,7 @@ impl Slot {
             fd,
             cookie,
             private,
+            sink: None,
             weight,
             tenure: Tenure::Vacant,
             rescued: 0,
@@ -252,15 +255,21 @@ impl Group {
     pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32, weight: u32) -> io::Result<()> {
         socket::listen(fd.as_fd(), backlog)?;
         self.steering.add(slot, fd.as_fd(), weight)?;
-        self.put(slot, fd, weight, false)
+        self.put(slot, fd, weight, false).map(drop)
     }
 
-    pub(crate) fn put(&mut self, slot: SlotId, fd: OwnedFd, weight: u32, private: bool) -> io::Result<()> {
+    pub(crate) fn put(
+        &mut self,
+        slot: SlotId,
+        fd: OwnedFd,
+        weight: u32,
+        private: bool,
+    ) -> io::Result<&mut Slot> {
         let private = private.then(|| socket::local_addr(&fd)).transpose()?;
         let cookie = socket::cookie(&fd)?;
         let fd = self.keeper.keep(fd, NOBODY);
-        self.slots.insert(slot, Slot::new(fd, cookie, private, weight));
-        Ok(())
+        let held = Slot::new(fd, cookie, private, weight);
+        Ok(self.slots.entry(slot).insert_entry(held).into_mut())
     }
 
     pub(crate) fn steer(&mut self, slots: &[SlotId]) -> io::Result<()> {
@@ -321,9 +330,9 @@ impl Group {
             true => !inherited,
             false => self.steering.can_migrate() && !slot.is_private(),
         };
-        if self.slots.is_empty() && inherited && !slot.is_private() {
-            cbpf::hold_off(slot.fd.as_fd())?;
-        }
+        let last = self.slots.is_empty() && inherited && !slot.is_private();
+        // If it cannot be done, those who come in the next moment are reset.
+        let _held_off = last.then(|| guard::hold_off(slot.fd.as_fd()));
         let mut left = if migrates {
             Vec::new()
         } else {

@@ -17,7 +17,6 @@ use crate::group::{FIRST_BACKLOG, Group, Site, Slot, Tenure};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
 use crate::policy::SteeringPolicy;
-use crate::private::guard;
 use crate::shared::Shared;
 use crate::steering::Steering;
 use crate::table::StoredTable;
@@ -210,10 +209,10 @@ fn take_slot(addr: &SocketAddr, stored: &state::Slot, fd: Kept<OwnedFd>) -> Opti
         return None;
     }
     let private = stored.private.then(|| socket::local_addr(&fd)).transpose().ok()?;
-    if private.is_some() {
-        guard(fd.as_fd());
-    }
     let mut slot = Slot::new(fd, stored.socket.cookie, private, stored.weight);
+    if slot.is_private() {
+        slot.guard();
+    }
     // The keeper may know another holder: the daemon has died between the two.
     slot.set_tenure(match (stored.holder.map(WorkerId), &stored.retiring) {
         (Some(holder), Some(to)) => Tenure::Retiring {

@@ -97,7 +97,7 @@ export class App {
     const range = this.#range;
     const figures = this.charts.flatMap((chart) => chart.series.map(([, figure]) => figure));
     let why = "";
-    const series = await history(this.name, range, Math.min(range, POINTS), figures).catch((error) => { why = error.message; return null; });
+    const series = await history(this.name, range, Math.min(range, POINTS), figures, true).catch((error) => { why = error.message; return null; });
     if (this.ended || range !== this.#range || document.hidden) return;
     this.trouble.hidden = !why;
     say(this.trouble, why && `What was before cannot be read: ${why}`);
@@ -109,10 +109,25 @@ export class App {
         return range > FRESH || this.#loaded > FRESH ? points : [...points, ...chart.data[place].filter(([at]) => at > last)];
       });
     }
+    this.#warm(series?.durations, range);
     this.#loaded = range;
     this.#span();
     const next = range > FRESH && range <= 21600 ? 10_000 : 60_000;
     this.#timer = setTimeout(() => this.#load(), next);
+  }
+
+  /** How long answers took before: columns of ten seconds or more, up to those that the page has seen itself. */
+  #warm(past, range) {
+    const live = range > FRESH ? [] : this.heat.columns.filter(([, , seconds]) => seconds === 1);
+    if (!past) { this.heat.columns = live; return; }
+    const { bounds_ms: bounds, from, step, counts } = past;
+    const same = !this.heat.bounds.length || String(this.heat.bounds) === String(bounds);
+    // The page knows the newer ones.
+    if (!same && live.length) { this.heat.columns = live; return; }
+    this.heat.bounds = bounds;
+    const before = counts.flatMap((column, at) => (column ? [[from + (at + 1) * step, column, step]] : []));
+    const first = live[0]?.[0] ?? Infinity;
+    this.heat.columns = [...before.filter(([end]) => end < first), ...live];
   }
 
   #span() {
@@ -163,9 +178,9 @@ export class App {
       this.heat.columns = [];
       this.heat.bounds = app.bounds_ms;
     }
-    if (app.times.length) this.heat.columns.push([at, app.times]);
+    if (app.times.length && this.#range <= FRESH) this.heat.columns.push([at, app.times, 1]);
     // Not those to come either: the clock may have been set back.
-    this.heat.columns = this.heat.columns.filter(([moment]) => moment > at - FRESH && moment <= at);
+    this.heat.columns = this.heat.columns.filter(([moment, , seconds]) => moment > from && moment <= at + seconds);
     this.heat.element.hidden = !this.heat.bounds.length;
     this.#span();
   }

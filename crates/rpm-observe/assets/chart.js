@@ -289,7 +289,7 @@ export class Chart {
 
 /** How long answers took: time to the right, duration upwards, darker where there were more. */
 export class HeatMap {
-  /** Columns: [seconds, [count of each bucket]]. */
+  /** Columns: [when it ends, [count of each bucket], its seconds]. */
   columns = [];
   bounds = [];
 
@@ -297,7 +297,7 @@ export class HeatMap {
     Object.assign(this, { group, print });
     this.canvas = h("canvas", { role: "img", "aria-label": title });
     this.note = h("div", { class: "legend" });
-    this.missing = h("div", { class: "missing" }, "it begins with the first requests that come while you look");
+    this.missing = h("div", { class: "missing" }, "no answers were measured in this time");
     this.element = h("section", { class: "panel chart whole" },
       h("div", { class: "panel-head" }, h("h2", {}, title), this.note), this.canvas, this.missing);
     group.add(this);
@@ -316,16 +316,19 @@ export class HeatMap {
     const floor = height - PAD.bottom;
     const tall = (floor - PAD.top) / top;
     const x = (at) => PAD.left + ((at - from) / (to - from)) * (width - PAD.left - PAD.right);
-    const wide = Math.max(1.5, x(from + 1) - x(from) + 0.5);
-    const most = shown.reduce((all, [, counts]) => Math.max(all, ...counts), 1);
+    // Columns of different lengths are compared by the answers in the time of the longest.
+    const longest = shown.reduce((all, [, , seconds]) => Math.max(all, seconds), 1);
+    const most = shown.reduce((all, [, counts, seconds]) => Math.max(all, ...counts.map((value) => value * longest / seconds)), 1);
     const colour = style("--heat");
-    for (const [at, counts] of shown) {
+    for (const [at, counts, seconds] of shown) {
+      const wide = Math.max(1.5, x(from + seconds) - x(from) + 0.5);
       counts.forEach((value, bucket) => {
         if (!value) return;
         // Rare slow answers are what one looks for: a single one is visible beside thousands.
-        const share = 0.25 + 0.75 * (Math.log1p(value) / Math.log1p(most));
+        const share = 0.25 + 0.75 * (Math.log1p(value * longest / seconds) / Math.log1p(most));
         context.fillStyle = `rgba(${colour}, ${share})`;
-        context.fillRect(x(at) - wide, floor - (bucket + 1) * tall, wide, tall - 0.5);
+        const left = Math.max(PAD.left, x(at) - wide);
+        context.fillRect(left, floor - (bucket + 1) * tall, Math.max(1, x(at) - left), tall - 0.5);
       });
     }
     context.font = SANS;

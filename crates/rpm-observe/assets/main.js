@@ -2,6 +2,7 @@
 
 import { h, say, setState } from "./dom.js";
 import { SignedOut, follow, login, logout, session } from "./server.js";
+import { Welcome } from "./welcome.js";
 import { Overview } from "./overview.js";
 import { App } from "./app.js";
 import { close, open } from "./actions.js";
@@ -10,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 /** Events that are kept. */
 const EVENTS = 1000;
 
-const store = { frame: null, events: [], past: new Map(), role: "viewer" };
+const store = { frame: null, events: [], past: new Map(), hosts: new Map(), role: "viewer" };
 let view = null;
 let connection = null;
 /** When the last frame came. */
@@ -24,6 +25,7 @@ function toast(text) {
 }
 
 function got(line) {
+  if (line.host) { store.hosts.set(line.host, line); schedule(); return; }
   if (line.log) { view?.logs?.add(line.log); return; }
   if (line.logs !== undefined) { view?.logs?.trouble(line.logs); return; }
   if (line.reset) store.events = [];
@@ -63,6 +65,7 @@ function connect() {
     view?.logs?.begin();
     const asked = new URLSearchParams();
     if (view?.logs) asked.set("logs", view.logs.app);
+    if (view?.hosts) asked.set("hosts", true);
     if (store.events.length) asked.set("after", store.events.at(-1).seq);
     return `/dashboard/live?${asked}`;
   };
@@ -78,7 +81,7 @@ function ended(error) {
   connection = null;
   view?.end();
   view = null;
-  Object.assign(store, { frame: null, events: [], past: new Map() });
+  Object.assign(store, { frame: null, events: [], past: new Map(), hosts: new Map() });
   welcome(error.message);
 }
 
@@ -109,14 +112,12 @@ function moved() {
   else if (view && /^(#\/|$)/.test(location.hash)) route();
 }
 
-function welcome(why) {
+async function welcome(why) {
   setState($("link-state"), ["", ""]);
   $("sign-out").hidden = true;
-  $("view").replaceChildren(h("section", { class: "panel welcome" },
-    h("h1", {}, "Sign in"),
-    h("p", {}, "Type this on the machine where the daemon runs, as its user, and open the link that it prints:"),
-    h("pre", {}, "rpm dashboard"),
-    h("p", { class: "muted" }, why || "The link opens once. With --read-only the session may look and not act.")));
+  say($("host"), "");
+  document.title = "Sign in – rpm";
+  $("view").replaceChildren(await Welcome(why, enter));
 }
 
 const KEYS = [["/", "search"], ["j k", "next app, app before"], ["Enter", "open the app"], ["Esc", "back to all apps"],
@@ -169,6 +170,13 @@ async function begin() {
     window.history.replaceState(null, "", "/");
     await login(link[1]).catch((error) => { why = error.message; });
   }
+  document.addEventListener("visibilitychange", () => { if (view) connect(); });
+  addEventListener("resize", schedule);
+  enter(why);
+}
+
+/** Shows the page to whoever has a session, and to others how to get one. */
+async function enter(why = "") {
   try {
     const known = await session();
     store.role = known.role;
@@ -180,8 +188,6 @@ async function begin() {
     setTimeout(() => location.reload(), 3000);
     return;
   }
-  document.addEventListener("visibilitychange", () => { if (view) connect(); });
-  addEventListener("resize", schedule);
   route();
 }
 

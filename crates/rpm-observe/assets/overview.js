@@ -3,6 +3,7 @@
 import { bytes, clock, count, h, lasting, latency, percent, say, setState, stateOf, when } from "./dom.js";
 import { sparkline } from "./chart.js";
 import { history } from "./server.js";
+import { Hosts } from "./hosts.js";
 
 /** Seconds of the sparklines. */
 const SPARK = 120;
@@ -78,13 +79,16 @@ export class Overview {
     this.search = h("input", { type: "search", placeholder: "Filter ( / )", "aria-label": "Filter apps", oninput: () => this.update() });
     this.none = h("div", { class: "empty", hidden: true });
     this.events = new Events(100);
+    this.hosts = new Hosts();
     this.element = h("div", {},
       h("h1", { class: "skip" }, "All apps"),
       h("div", { class: "tiles" }, this.tiles.map((one) => one.element)),
       h("div", { class: "split wide" },
-        h("section", { class: "panel" },
-          h("div", { class: "panel-head" }, h("h2", {}, "Apps"), h("span", { class: "space" }), this.search),
-          h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, this.heads)), this.body)), this.none),
+        h("div", { class: "hosts" },
+          h("section", { class: "panel" },
+            h("div", { class: "panel-head" }, h("h2", {}, "Apps"), h("span", { class: "space" }), this.search),
+            h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, this.heads)), this.body)), this.none),
+          this.hosts.element),
         this.events.element));
     this.#marked();
   }
@@ -120,10 +124,11 @@ export class Overview {
   update() {
     const { frame, events } = this.store;
     this.events.show(events);
+    const words = this.search.value.toLowerCase();
+    this.hosts.show(this.store.hosts, words);
     if (!frame?.up) return;
     const now = frame.at * 1000;
     this.#sums(frame.apps);
-    const words = this.search.value.toLowerCase();
     const by = COLUMNS[this.#sort.column][3];
     const apps = frame.apps.filter((app) => `${app.name} ${app.namespace}`.toLowerCase().includes(words));
     apps.sort((a, b) => {

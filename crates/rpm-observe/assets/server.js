@@ -19,14 +19,24 @@ async function checked(response) {
   throw error;
 }
 
-/** Opens a session by the link in the address, which is taken out of it. */
-export async function login(link) {
-  const response = await checked(await fetch("/dashboard/login", {
+async function enter(path, what) {
+  const response = await checked(await fetch(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ link }),
+    body: JSON.stringify(what),
   }));
   localStorage.setItem(KEY, (await response.json()).key);
+}
+
+/** Opens a session by the link in the address, which is taken out of it. */
+export const login = (link) => enter("/dashboard/login", { link });
+
+/** Opens a session by a name and a password. */
+export const signIn = (user, password) => enter("/dashboard/password", { user, password });
+
+/** Whether somebody may sign in with a password. */
+export async function hasPasswords() {
+  return (await (await checked(await fetch("/dashboard/login"))).json()).passwords;
 }
 
 export async function logout() {
@@ -38,10 +48,10 @@ export async function session() {
   return (await checked(await fetch("/dashboard/session", { headers: headers() }))).json();
 }
 
-/** Series of an app from `seconds` ago until now, of these figures; null where nothing is recorded of it. */
-export async function history(app, seconds, points, figures) {
+/** Series of an app from `seconds` ago until now, of these figures, with `durations` how long answers took besides; null where nothing is recorded of it. */
+export async function history(app, seconds, points, figures, durations = false) {
   // The present second is one more.
-  const asked = new URLSearchParams({ app, from: `-${seconds}s`, points: points + 1, figure: figures.join(",") });
+  const asked = new URLSearchParams({ app, from: `-${seconds}s`, points: points + 1, figure: figures.join(","), durations });
   return (await checked(await fetch(`/dashboard/history?${asked}`, { headers: headers() }))).json();
 }
 

@@ -1,4 +1,4 @@
-//! Who may ask: everybody on this machine, or whoever has the token.
+//! Who may ask: everybody on this machine, or whoever has the token or a certificate.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +21,31 @@ pub enum Access {
     Anyone,
     /// Whoever sends this as a bearer token (RFC 6750).
     Bearer(Token),
+    /// Whoever can connect: TLS has checked the certificate of each client.
+    Certified,
+}
+
+/// How requests come, and so what may be sent back and forth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// In clear text, from this machine.
+    Loopback,
+    /// Encrypted, from anywhere. A browser checks that the certificate is for the name that it asks for.
+    Tls,
+    /// In clear text, over a network.
+    Open,
+}
+
+impl Channel {
+    /// That of a server at this address.
+    #[must_use]
+    pub fn of(address: IpAddr, tls: bool) -> Channel {
+        match tls {
+            true => Channel::Tls,
+            false if address.is_loopback() => Channel::Loopback,
+            false => Channel::Open,
+        }
+    }
 }
 
 /// A secret that is shown nowhere.
@@ -32,7 +57,7 @@ pub enum AccessError {
     /// Others than this machine's users could ask.
     #[error(
         "{0} can be reached from other machines, and the metrics name your apps and what they do: give a token with --token-file, \
-         or listen on 127.0.0.1"
+         or an authority for clients with --tls-client-ca, or listen on 127.0.0.1"
     )]
     Open(IpAddr),
     /// It could be guessed.
@@ -46,12 +71,13 @@ pub enum AccessError {
 }
 
 impl Access {
-    /// What is needed at this address.
+    /// What is needed at this address. `certified`: only clients with a certificate can connect.
     ///
     /// # Errors
     /// The address needs a token and there is none, or the token is not a good one.
-    pub fn to(address: IpAddr, token: Option<&str>) -> Result<Access, AccessError> {
+    pub fn to(address: IpAddr, token: Option<&str>, certified: bool) -> Result<Access, AccessError> {
         match token.map(str::trim) {
+            None if certified => Ok(Access::Certified),
             None if address.is_loopback() => Ok(Access::Anyone),
             None => Err(AccessError::Open(address)),
             Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => Err(AccessError::NotVisible),
@@ -74,6 +100,7 @@ impl Access {
                 .filter(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim()))
                 .map(drop)
                 .ok_or(Refused::Token),
+            Access::Certified => Ok(()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Questions to the daemon, each over a connection of its own: it may be another daemon the next time.
+//! Questions to the daemon, each over a connection of its own: it may be another daemon the next time. What is asked every second keeps its
+//! connection, because each one costs the daemon two wake-ups.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::client::conn::http1::handshake;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -89,23 +90,88 @@ impl Daemon {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Stream), Unanswered> {
-        let stream = UnixStream::connect(&self.socket).await?;
-        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let mut driver = JoinSet::new();
-        driver.spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "rpm")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
-        let response = sender.send_request(request).await?;
+        let Connection { mut sender, driver } = self.connect().await?;
+        let response = sender.send_request(request(method, path, body)?).await?;
         let status = response.status();
         let stream = Stream {
             body: response.into_body(),
             _driver: driver,
         };
         Ok((status, stream))
+    }
+
+    async fn connect(&self) -> Result<Connection, Unanswered> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        Ok(Connection { sender, driver })
+    }
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "rpm")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Unanswered> {
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Carries the connection, and ends with this.
+    driver: JoinSet<Result<(), hyper::Error>>,
+}
+
+/// Questions one after the other, over a connection that is kept as long as it lasts.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    daemon: Daemon,
+    open: Option<Connection>,
+}
+
+impl Kept {
+    pub(crate) fn new(daemon: Daemon) -> Kept {
+        Kept { daemon, open: None }
+    }
+
+    /// The body of the answer to `GET path`.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Bytes, Unanswered> {
+        let answer = timeout(ANSWER_DEADLINE, self.ask(path)).await;
+        answer.map_err(|_| Unanswered::Silent(ANSWER_DEADLINE.as_secs()))?
+    }
+
+    async fn ask(&mut self, path: &str) -> Result<Bytes, Unanswered> {
+        if let Some(open) = self.open.take()
+            && !open.sender.is_closed()
+            && let Ok(answer) = self.ask_over(open, path).await
+        {
+            return Ok(answer);
+        }
+        // The daemon may be another one by now.
+        let open = self.daemon.connect().await?;
+        self.ask_over(open, path).await
+    }
+
+    /// A connection whose answer did not come to its end is not kept.
+    async fn ask_over(&mut self, mut open: Connection, path: &str) -> Result<Bytes, Unanswered> {
+        open.sender.ready().await?;
+        let question = request(Method::GET, path, Bytes::new())?;
+        let response = open.sender.send_request(question).await?;
+        let status = response.status();
+        let body = whole(response.into_body()).await?;
+        self.open = Some(open);
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(Unanswered::Refused(status)),
+        }
     }
 }
 
@@ -118,10 +184,17 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// An answer, and what carries its connection.
+    pub(crate) fn of(body: Incoming, driver: JoinSet<Result<(), hyper::Error>>) -> Stream {
+        Stream {
+            body,
+            _driver: driver,
+        }
+    }
+
     /// All of it.
     pub(crate) async fn whole(self) -> Result<Bytes, Unanswered> {
-        let body = Limited::new(self.body, MAX_ANSWER).collect().await;
-        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+        whole(self.body).await
     }
 
     /// The next piece; `None` at the end.
@@ -144,5 +217,59 @@ impl hyper::body::Body for Stream {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Takes a connection, and answers so many questions over it.
+    async fn answer(listener: &UnixListener, questions: usize, with: &str) {
+        let (mut client, _) = listener.accept().await.expect("a client");
+        let mut buffer = [0; 1024];
+        for _ in 0..questions {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let count = client.read(&mut buffer).await.expect("a question");
+                assert!(count > 0, "it is closed");
+                asked.extend_from_slice(&buffer[..count]);
+            }
+            client.write_all(with.as_bytes()).await.expect("it is read");
+        }
+    }
+
+    #[tokio::test]
+    async fn questions_share_a_connection_as_long_as_it_lasts() {
+        let socket = std::env::temp_dir().join(format!("rpm-kept-{}", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let mut daemon = Kept::new(Daemon::new(Path::new(&socket).to_owned()));
+        let whole = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        // The third question finds the connection closed, and is put over another one, which is cut. Then there is a third.
+        let served = async {
+            answer(&listener, 2, whole).await;
+            answer(&listener, 1, &whole[..whole.len() - 1]).await;
+            answer(&listener, 1, whole).await;
+            // Its end is seen by the client before the listener's.
+            listener.accept().await.map(drop)
+        };
+        let asked = async {
+            for _ in 0..2 {
+                assert_eq!(daemon.get("/").await.expect("an answer"), "ok");
+            }
+            assert!(matches!(daemon.get("/").await, Err(Unanswered::Cut(_))));
+            assert_eq!(daemon.get("/").await.expect("an answer"), "ok");
+        };
+        tokio::select! {
+            () = asked => {}
+            more = served => panic!("a connection too many: {more:?}"),
+        }
+        std::fs::remove_file(&socket).expect("it is ours");
     }
 }

@@ -2,7 +2,8 @@
 //! port for it; each second it is asked for the figures of the history.
 //!
 //! `GET /metrics` is for Prometheus: the daemon's figures, and some of them again under the names that exporters for PM2 use.
-//! `GET /api/v1/history` has what was recorded of each app.
+//! `GET /api/v1/history` has what was recorded of each app, `GET /api/v1/live` what they do now, and `GET /api/v1/receivers` who gets
+//! logs, alerts, metrics and spans.
 
 mod access;
 mod alerts;
@@ -17,6 +18,7 @@ mod own;
 mod page;
 mod pm2;
 mod post;
+mod standing;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,12 +30,14 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use rpm_wire::receivers::{RECEIVERS_PATH, Receiving};
 use tokio::sync::watch;
 
-pub use access::{Access, AccessError, Token};
+pub use access::{Access, AccessError, Channel, Token};
 pub use alerts::{Alerts, BookError, Counts, Seconds, now_ms, table};
 use daemon::Daemon;
-pub use dashboard::{Keys, LINK_MS, Role};
+use dashboard::Dashboard;
+pub use dashboard::{Host, Hosts, HostsError, Keys, LINK_MS, Role, Users, UsersError};
 pub use forward::{Forward, Forwarded};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 pub use mcp::{Mcp, McpError};
@@ -50,8 +54,8 @@ pub struct Observed {
     pub socket: PathBuf,
     /// `RPM_HOME`, with the file of the history and the sessions of the dashboard, neither of which need exist.
     pub home: PathBuf,
-    /// It is served on a loopback address.
-    pub near: bool,
+    /// How requests come.
+    pub channel: Channel,
     /// Becomes true when the process is to end.
     pub ending: watch::Receiver<bool>,
     /// Who may ask.
@@ -63,27 +67,34 @@ pub struct Observed {
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
     let history = observed.home.join(HISTORY_FILE);
+    let daemon = Arc::new(Daemon::new(observed.socket));
+    let board = Dashboard::new(daemon, &observed.home, observed.channel, observed.ending);
     Router::new()
         .route("/metrics", get(metrics))
+        .route(RECEIVERS_PATH, get(receivers))
         .with_state(observed.metrics)
         .merge(
             Router::new()
                 .route("/api/v1/history", get(recorded))
                 .with_state(history),
         )
+        .merge(
+            Router::new()
+                .route("/api/v1/live", get(dashboard::read))
+                .with_state(board.clone()),
+        )
         .layer(from_fn_with_state(Arc::new(observed.access), access::guard))
         // Whoever asks for this learns nothing.
         .route("/-/healthy", get(|| async { "ok\n" }))
-        .merge(dashboard::router(
-            Arc::new(Daemon::new(observed.socket)),
-            &observed.home,
-            observed.near,
-            observed.ending,
-        ))
+        .merge(dashboard::router(board))
 }
 
 async fn metrics(State(page): State<Metrics>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], page.current().await)
+}
+
+async fn receivers(State(page): State<Metrics>) -> Json<Vec<Receiving>> {
+    Json(page.receivers())
 }
 
 async fn recorded(State(file): State<PathBuf>, Query(asked): Query<HashMap<String, String>>) -> Response {
@@ -99,7 +110,8 @@ pub async fn record(socket: PathBuf, file: PathBuf, seconds: Seconds) {
 }
 
 /// The name of this machine.
-fn host_name() -> String {
+#[must_use]
+pub fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use rpm_wire::api::{AppSpec, Process, Scrape};
 use rpm_wire::pm2::Versions;
+use rpm_wire::receivers::Receiving;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -58,6 +59,17 @@ impl Metrics {
 
     pub(crate) async fn current(&self) -> Bytes {
         self.0.current().await
+    }
+
+    /// Who gets logs, alerts, metrics and spans, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let own = &self.0.own;
+        let all = [
+            own.forwarded.receivers(),
+            own.counts.receivers(),
+            own.exported.receivers(),
+        ];
+        all.concat()
     }
 }
 
@@ -138,7 +150,7 @@ impl Page {
     async fn add_own(&self, processes: &[Process], sums: &mut Sums) -> Option<String> {
         let has_some = |process: &Process| {
             let spec = process.spec.as_deref();
-            spec.is_some_and(|spec| spec.metrics_path.is_some())
+            spec.is_some_and(AppSpec::has_metrics)
         };
         let scrape = match processes.iter().any(has_some) {
             true => self.daemon.pages().await.map_err(|error| error.to_string()),

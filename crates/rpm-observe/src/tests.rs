@@ -70,9 +70,9 @@ fn versions(_: &AppSpec) -> Versions {
 fn observing(socket: &Path, token: Option<&str>) -> Router {
     router(Observed {
         socket: socket.to_owned(),
-        access: Access::to([127, 0, 0, 1].into(), token).expect("it is good"),
+        access: Access::to([127, 0, 0, 1].into(), token, false).expect("it is good"),
         home: PathBuf::from("/nowhere"),
-        near: true,
+        channel: Channel::Loopback,
         ending: watch::channel(false).1,
         metrics: Metrics::new(
             socket.to_owned(),
@@ -187,7 +187,11 @@ async fn who_has_no_token_gets_no_figure() {
 
 #[test]
 fn addresses_that_others_reach_need_a_token_that_cannot_be_guessed() {
-    let to = |address: &str, token| Access::to(address.parse().expect("an address"), token);
+    let to = |address: &str, token| Access::to(address.parse().expect("an address"), token, false);
+    let certified = Access::to([10, 0, 0, 1].into(), None, true);
+    assert!(matches!(certified, Ok(Access::Certified)), "{certified:?}");
+    let both = Access::to([10, 0, 0, 1].into(), Some("correct-horse-battery"), true);
+    assert!(matches!(both, Ok(Access::Bearer(_))), "{both:?}");
     for near in ["127.0.0.1", "127.8.9.1", "::1"] {
         assert!(matches!(to(near, None), Ok(Access::Anyone)), "{near}");
     }

@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use rpm_tls::{BadCertificate, Certificate, Reloaded, Terms, Tls};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
 use crate::settings::{BadHeadSize, Settings, head_size};
-use crate::tls::{BadCertificate, Tls};
 use crate::upstream::{NewUpstream, Target, UpstreamFigures, Upstreams, Waiting};
+
+/// The protocols that a client may choose from by ALPN.
+const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +134,8 @@ impl Front {
         head_size(settings.max_head as u64)?;
         let tls = match (self.tls.load_full(), settings.certificates.as_slice()) {
             (_, []) => None,
-            (Some(tls), same) if tls.certificates == same => Some(tls),
-            (_, certificates) => Some(Arc::new(Tls::load(certificates)?)),
+            (Some(tls), same) if tls.certificates() == same => Some(tls),
+            (_, certificates) => Some(Arc::new(Tls::load(terms(certificates), log_reload)?)),
         };
         let log = match (self.log.load_full(), &settings.access_log) {
             (_, None) => None,
@@ -285,6 +289,24 @@ impl Front {
             self.budget.fetch_add(BUDGET_PART, Ordering::Relaxed);
         }
         allowed
+    }
+}
+
+/// How clients are served by TLS.
+fn terms(certificates: &[Certificate]) -> Terms {
+    Terms {
+        certificates: certificates.to_vec(),
+        client_ca: None,
+        protocols: PROTOCOLS,
+    }
+}
+
+fn log_reload(reloaded: &Reloaded) {
+    match reloaded {
+        Reloaded::Replaced => info!("certificates replaced"),
+        Reloaded::Kept(error) => {
+            warn!(%error, "cannot use the changed certificates: the old ones stay in use");
+        }
     }
 }
 

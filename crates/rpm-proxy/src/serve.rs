@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use rpm_tls::Tls;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -26,7 +27,6 @@ use crate::prefixed::Prefixed;
 use crate::proxy_protocol::{self, Header};
 use crate::stage::ClosingStage;
 use crate::tcp;
-use crate::tls::Tls;
 use crate::{h1, h2};
 
 /// Serves an accepted client.

@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use rpm_tls::Certificate;
+
 use crate::access_log::LogSettings;
 use crate::balance::UpstreamPolicy;
 use crate::network::Network;
-use crate::tls::Certificate;
 use crate::trace::Tracing;
 
 /// Bounds of [`Settings::max_head`]: usual requests fit, and a connection cannot take much memory.

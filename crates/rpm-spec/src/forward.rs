@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rpm_wire::forward::{Destination, Http, MAX_DESTINATIONS, Receiver, Syslog};
+use rpm_wire::forward::{Destination, Http, JOURNALD_SOCKET, MAX_DESTINATIONS, Receiver, Syslog};
 use serde_json::{Map, Value};
 
 use crate::alerts::{names, web_host};
@@ -10,8 +10,8 @@ use crate::ecosystem::{shown, unknown};
 use crate::nearest::nearest;
 
 /// The keys of a destination.
-const KEYS: [&str; 9] = [
-    "to", "name", "url", "address", "apps", "labels", "headers", "index", "from",
+const KEYS: [&str; 10] = [
+    "to", "name", "url", "address", "apps", "labels", "headers", "index", "from", "gzip",
 ];
 /// The index of Elasticsearch, if a file does not say it.
 const USUAL_INDEX: &str = "rpm-logs";
@@ -87,6 +87,7 @@ fn destination(place: &str, fields: &Map<String, Value>) -> Result<Destination, 
     );
     let labels = reader.texts("labels", is_label, &expected);
     let from_end = reader.begins_at_end();
+    let gzip = reader.gzip();
     let name = to.as_ref().map(|to| reader.name(to)).unwrap_or_default();
     match (to, reader.problems.is_empty()) {
         (Some(to), true) => Ok(Destination {
@@ -95,6 +96,7 @@ fn destination(place: &str, fields: &Map<String, Value>) -> Result<Destination, 
             apps,
             labels,
             from_end,
+            gzip,
         }),
         _ => Err(reader.problems),
     }
@@ -133,7 +135,7 @@ impl Reader<'_> {
             return None;
         }
         let foreign: &[&str] = match kind.as_str() {
-            "syslog" => &["url", "headers", "index"],
+            "syslog" | "journald" => &["url", "headers", "index", "gzip"],
             "elasticsearch" => &["address"],
             _ => &["address", "index"],
         };
@@ -144,6 +146,9 @@ impl Reader<'_> {
         self.problems.extend(found);
         if kind == "syslog" {
             return Some(Receiver::Syslog(self.syslog()?));
+        }
+        if kind == "journald" {
+            return Some(Receiver::Journald(self.journald()?));
         }
         let http = self.http()?;
         match kind.as_str() {
@@ -217,6 +222,29 @@ impl Reader<'_> {
         read
     }
 
+    fn journald(&mut self) -> Option<String> {
+        let path = match self.field("address") {
+            None => return Some(JOURNALD_SOCKET.to_owned()),
+            Some(value) => value.as_str().and_then(|text| text.strip_prefix("unix:")),
+        };
+        let path = path.filter(|path| path.starts_with('/')).map(str::to_owned);
+        if path.is_none() {
+            self.wrong("address", "unix:/PATH, the socket of a journald");
+        }
+        path
+    }
+
+    fn gzip(&mut self) -> bool {
+        match self.field("gzip") {
+            None => false,
+            Some(Value::Bool(gzip)) => *gzip,
+            Some(_) => {
+                self.wrong("gzip", "true or false");
+                false
+            }
+        }
+    }
+
     fn apps(&mut self) -> Vec<String> {
         let Some(value) = self.field("apps") else {
             return Vec::new();
@@ -264,6 +292,7 @@ impl Reader<'_> {
     /// By default the kind and the host, so that positions are kept when anything else changes.
     fn name(&mut self, to: &Receiver) -> String {
         let name = match self.field("name") {
+            None if matches!(to, Receiver::Journald(_)) => return to.kind().to_owned(),
             None => {
                 let address = to.shown();
                 let host = address
@@ -318,140 +347,4 @@ fn is_token(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_is_left_out_has_a_usual_value() {
-        let read = read(&json!([
-            {"to": "loki", "url": "https://logs.test:3100"},
-            {"to": "otlp", "url": "http://[::1]:4318/v1/logs", "apps": "api", "labels": {"env": "prod", "n": 1}, "headers": {"Authorization": "Bearer x"}},
-            {"to": "elasticsearch", "url": "http://es:9200", "name": "search", "from": "end"},
-            {"to": "syslog", "address": "unix:/dev/log"},
-            {"to": "syslog", "address": "tcp://[::1]:601"},
-        ]));
-        let read = read.expect("they are right");
-        let names: Vec<&str> = read.iter().map(|it| it.name.as_str()).collect();
-        let expected = [
-            "loki-logs.test:3100",
-            "otlp-[::1]:4318",
-            "search",
-            "syslog-unix:/dev/log",
-            "syslog-[::1]:601",
-        ];
-        assert_eq!(names, expected);
-        assert!(read[0].is_about("web") && !read[1].is_about("web") && read[1].is_about("api"));
-        assert_eq!(read[1].labels.get("n").map(String::as_str), Some("1"));
-        assert!(read[2].from_end && !read[0].from_end);
-        assert!(matches!(&read[2].to, Receiver::Elasticsearch { index, .. } if index == USUAL_INDEX));
-        assert_eq!(read[4].to, Receiver::Syslog(Syslog::Tcp("[::1]:601".to_owned())));
-    }
-
-    #[test]
-    fn what_is_wrong_says_where_and_what_to_do() {
-        for (value, told) in wrong().into_iter().chain(wrong_names_and_ports()) {
-            let problems = read(&value).expect_err("it is wrong");
-            assert!(
-                problems.len() == 1 && problems[0].contains(told),
-                "{value}: {problems:?}"
-            );
-            assert!(!problems[0].contains("s3cret"), "{problems:?}");
-        }
-    }
-
-    fn wrong() -> Vec<(Value, &'static str)> {
-        let loki = json!({"to": "loki", "url": "http://a"});
-        let with = |key: &str, value: Value| {
-            let mut destination = loki.clone();
-            destination[key] = value;
-            json!([destination])
-        };
-        vec![
-            (loki.clone(), "must be a list of destinations"),
-            (json!(["http://s3cret"]), "`observe.logs[0]` must be an object"),
-            (
-                json!([{"to": "lokki", "url": "http://a"}]),
-                "did you mean \"loki\"?",
-            ),
-            (
-                json!([{"url": "http://a"}]),
-                "`observe.logs[0].to` must be one of loki, ",
-            ),
-            (
-                json!([{"to": "loki"}]),
-                "`observe.logs[0].url` must be an address that begins with http://",
-            ),
-            (
-                with("url", json!("http://u:s3cret@a")),
-                "without a name and a password",
-            ),
-            (
-                with("address", json!("x")),
-                "`observe.logs[0].address`: \"loki\" has no such key",
-            ),
-            (with("lables", json!({})), "did you mean `labels`?"),
-            (
-                with("labels", json!({"a-b": "x"})),
-                "`observe.logs[0].labels` must be an object of names",
-            ),
-            (
-                with("headers", json!({"a": "s3cret\n"})),
-                "`observe.logs[0].headers` must be an object",
-            ),
-            (
-                with("headers", json!({"Host": "a"})),
-                "`observe.logs[0].headers` must be an object",
-            ),
-            (
-                with("apps", json!([])),
-                "`observe.logs[0].apps` must be the name of an app",
-            ),
-            (
-                with("from", json!("middle")),
-                "`observe.logs[0].from` must be \"start\" or \"end\"",
-            ),
-            (
-                json!([{"to": "syslog", "address": "a:514"}]),
-                "must be udp://HOST:PORT",
-            ),
-            (
-                json!([{"to": "syslog", "address": "udp://a"}]),
-                "must be udp://HOST:PORT",
-            ),
-            (
-                json!([{"to": "elasticsearch", "url": "http://a", "index": "Logs"}]),
-                "must be the name of an index",
-            ),
-            (
-                json!([loki, loki]),
-                "`observe.logs[1]` has the same name as another one, \"loki-a\"",
-            ),
-        ]
-    }
-
-    fn wrong_names_and_ports() -> [(Value, &'static str); 5] {
-        let with = |key: &str, value: Value| {
-            let mut destination = json!({"to": "loki", "url": "http://a"});
-            destination[key] = value;
-            json!([destination])
-        };
-        [
-            (
-                with("url", json!("http://a:31OO/s3cret")),
-                "`observe.logs[0].url` must be an address whose port",
-            ),
-            (
-                with("url", json!("http://a:70000")),
-                "is a number from 1 to 65535",
-            ),
-            (
-                with("url", json!("http://[::1]4318")),
-                "is a number from 1 to 65535",
-            ),
-            (with("labels", json!({"app": "x"})), "other than app, host, id"),
-            (with("labels", json!({"_.x": "x"})), "what begins with __"),
-        ]
-    }
-}
+mod tests;

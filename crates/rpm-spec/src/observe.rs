@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use rpm_wire::alerts::Rule;
-use rpm_wire::api::listen_address;
+use rpm_wire::api::{ObserveTls, listen_address};
 use rpm_wire::forward::Destination;
 use rpm_wire::otlp::Otlp;
 use serde_json::{Map, Value};
@@ -12,10 +12,20 @@ use crate::ecosystem::{shown, unknown};
 use crate::{alerts, forward, otlp};
 
 /// The keys of the object.
-const KEYS: [&str; 5] = ["listen", "token_file", "alerts", "logs", "otlp"];
+const KEYS: [&str; 8] = [
+    "listen",
+    "token_file",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "alerts",
+    "logs",
+    "otlp",
+];
 
 /// What a file says of the metrics.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a file has one of them")]
 pub enum Observing {
     /// They are not served.
     Off,
@@ -25,6 +35,8 @@ pub enum Observing {
         listen: Option<SocketAddr>,
         /// The file with the token, seen from the directory of the file that says so.
         token_file: Option<String>,
+        /// The files of HTTPS, seen from there, too.
+        tls: Option<ObserveTls>,
         /// Who is told what; commands run in the directory of the file that says so.
         alerts: Vec<Rule>,
         /// Where logs are sent.
@@ -44,6 +56,7 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
         Value::Bool(true) => Ok(Observing::On {
             listen: None,
             token_file: None,
+            tls: None,
             alerts: Vec::new(),
             logs: Vec::new(),
             otlp: None,
@@ -57,7 +70,8 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
 }
 
 fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
-    let (mut listen, mut token_file, mut sent) = (None, None, None);
+    let (mut listen, mut sent) = (None, None);
+    let mut files = Files::default();
     let (mut rules, mut destinations, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
@@ -71,7 +85,11 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
                     ));
                 }
             }
-            ("token_file", Value::String(path)) if !path.is_empty() => token_file = Some(path.clone()),
+            (key, Value::String(path)) if !path.is_empty() && files.named(key).is_some() => {
+                if let Some(file) = files.named(key) {
+                    *file = Some(path.clone());
+                }
+            }
             ("alerts", _) => match alerts::read(value) {
                 Ok(read) => rules = read,
                 Err(wrong) => problems.extend(wrong),
@@ -88,23 +106,58 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
                 "`observe.listen` must be ADDRESS:PORT or a port, not {}",
                 shown(value)
             )),
-            ("token_file", _) => problems.push(format!(
-                "`observe.token_file` must be a path, not {}",
-                shown(value)
-            )),
+            (key, _) if files.named(key).is_some() => {
+                problems.push(format!("`observe.{key}` must be a path, not {}", shown(value)));
+            }
             // One that is ignored could be the one with the token.
             _ => problems.push(format!("`observe`: {}", unknown(key, KEYS))),
         }
     }
+    let token_file = files.token.take();
+    let tls = files.tls().unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
     match problems.is_empty() {
         true => Ok(Observing::On {
             listen,
             token_file,
+            tls,
             alerts: rules,
             logs: destinations,
             otlp: sent,
         }),
         false => Err(problems),
+    }
+}
+
+/// The paths that an object names.
+#[derive(Default)]
+struct Files {
+    token: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    client_ca: Option<String>,
+}
+
+impl Files {
+    /// The place of the path with this key; `None`: it is another key.
+    fn named(&mut self, key: &str) -> Option<&mut Option<String>> {
+        match key {
+            "token_file" => Some(&mut self.token),
+            "tls_cert" => Some(&mut self.cert),
+            "tls_key" => Some(&mut self.key),
+            "tls_client_ca" => Some(&mut self.client_ca),
+            _ => None,
+        }
+    }
+
+    fn tls(self) -> Result<Option<ObserveTls>, String> {
+        match (self.cert, self.key, self.client_ca) {
+            (Some(cert), Some(key), client_ca) => Ok(Some(ObserveTls { cert, key, client_ca })),
+            (None, None, None) => Ok(None),
+            _ => Err("`observe`: HTTPS needs both `tls_cert` and `tls_key`".to_owned()),
+        }
     }
 }
 
@@ -118,10 +171,25 @@ mod tests {
         Observing::On {
             listen: listen.map(|text| text.parse().expect("an address")),
             token_file: token_file.map(str::to_owned),
+            tls: None,
             alerts: Vec::new(),
             logs: Vec::new(),
             otlp: None,
         }
+    }
+
+    #[test]
+    fn https_needs_two_files() {
+        let value = json!({"tls_cert": "a.crt", "tls_key": "a.key", "tls_client_ca": "ca.crt"});
+        let Ok(Observing::On { tls, token_file, .. }) = read(&value) else {
+            panic!("{value} is right");
+        };
+        let expected = ObserveTls {
+            cert: "a.crt".to_owned(),
+            key: "a.key".to_owned(),
+            client_ca: Some("ca.crt".to_owned()),
+        };
+        assert_eq!((tls, token_file), (Some(expected), None));
     }
 
     #[test]
@@ -158,6 +226,15 @@ mod tests {
             (json!({"token_file": true}), "`observe.token_file` must be a path"),
             (json!({"token_file": ""}), "`observe.token_file` must be a path"),
             (json!({"tokenfile": "x"}), "did you mean `token_file`?"),
+            (json!({"tls_cert": 1}), "`observe.tls_cert` must be a path"),
+            (
+                json!({"tls_cert": "a.crt"}),
+                "needs both `tls_cert` and `tls_key`",
+            ),
+            (
+                json!({"tls_client_ca": "a"}),
+                "needs both `tls_cert` and `tls_key`",
+            ),
             (
                 json!({"alerts": [{"on": "crash"}]}),
                 "`observe.alerts[0]` tells nobody",

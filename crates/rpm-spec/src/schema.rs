@@ -81,7 +81,7 @@ pub fn schema() -> Value {
 /// The key of the file that turns the metrics on.
 fn observe() -> Value {
     json!({
-        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs a file with a token",
+        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs `token_file` or `tls_client_ca`",
         "anyOf": [
             {"type": "boolean"},
             {
@@ -89,6 +89,9 @@ fn observe() -> Value {
                 "properties": {
                     "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
                     "token_file": {"type": "string", "description": "the file with the bearer token"},
+                    "tls_cert": {"type": "string", "description": "serve HTTPS: the file with the certificate (PEM); needs `tls_key`"},
+                    "tls_key": {"type": "string", "description": "the file with the private key of the certificate (PEM)"},
+                    "tls_client_ca": {"type": "string", "description": "answer only clients with a certificate of an authority in this file (PEM)"},
                     "alerts": alerts(),
                     "logs": logs(),
                     "otlp": otlp(),
@@ -161,12 +164,13 @@ fn logs() -> Value {
             "properties": {
                 "to": {"enum": Receiver::KINDS, "description": "who gets them"},
                 "url": {"type": "string", "description": "address of Loki, an OTLP receiver or Elasticsearch; without a path it gets the usual one"},
-                "address": {"type": "string", "description": "of a syslog server: udp://HOST:PORT, tcp://HOST:PORT or unix:/PATH"},
+                "address": {"type": "string", "description": "of a syslog server: udp://HOST:PORT, tcp://HOST:PORT or unix:/PATH; of a journald other than the system's: unix:/PATH"},
                 "apps": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}], "description": "the apps whose logs are sent; all if it does not say"},
                 "labels": described("what every record carries besides"),
                 "headers": described("header fields of each request, such as authorization"),
                 "index": {"type": "string", "description": "index or data stream of Elasticsearch; rpm-logs if it does not say"},
                 "from": {"enum": ["start", "end"], "description": "end: of files that are there already, only what is added is sent"},
+                "gzip": {"type": "boolean", "description": "bodies of requests are compressed"},
                 "name": {"type": "string", "description": "by which positions and metrics are kept; kind and host if it does not say"},
             },
             "required": ["to"],

@@ -13,21 +13,21 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use libc::sock_filter;
 
 /// `A = the word at K`.
-const LOAD_ABSOLUTE: u16 = 0x20;
+pub(crate) const LOAD_ABSOLUTE: u16 = 0x20;
 /// `A = A + K`.
 const ADD: u16 = 0x04;
 /// `A = A % K`.
 const MODULO: u16 = 0x94;
 /// Skip `jt` instructions if `A == K`, else `jf`.
-const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_EQUAL: u16 = 0x15;
 /// `A = the byte at K`.
-const LOAD_BYTE: u16 = 0x30;
+pub(crate) const LOAD_BYTE: u16 = 0x30;
 /// Skip `jt` instructions if `A & K`, else `jf`.
-const JUMP_SET: u16 = 0x45;
+pub(crate) const JUMP_SET: u16 = 0x45;
 /// Offset of the flags in the TCP header, at which the data of a TCP socket's filter begins; and the SYN flag.
 const TCP_FLAGS: u32 = 13;
-const SYN: u32 = 2;
-const RETURN_K: u16 = 0x06;
+pub(crate) const SYN: u32 = 2;
+pub(crate) const RETURN_K: u16 = 0x06;
 const JUMP_ALWAYS: u16 = 0x05;
 /// `A = A * K`, `A >> K`, `A & K`, `A ^ X`, `X = A`.
 const MULTIPLY: u16 = 0x24;
@@ -36,7 +36,7 @@ const AND: u16 = 0x54;
 const XOR_X: u16 = 0xac;
 const TO_X: u16 = 0x07;
 /// `SKF_NET_OFF`: offsets from here on are relative to the network header.
-const NETWORK_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
+pub(crate) const NETWORK_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
 /// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the network protocol, in the host's byte order.
 const PROTOCOL: u32 = (-0x1000_i32).cast_unsigned();
 const ETH_P_IP: u32 = 0x0800;
@@ -121,7 +121,7 @@ pub fn accept_all(socket: BorrowedFd<'_>) {
     };
 }
 
-fn attach(socket: BorrowedFd<'_>, option: i32, mut program: Vec<sock_filter>) -> io::Result<()> {
+pub(crate) fn attach(socket: BorrowedFd<'_>, option: i32, mut program: Vec<sock_filter>) -> io::Result<()> {
     let fprog = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_mut_ptr(),
@@ -200,7 +200,7 @@ fn by_address(buckets: &[u32]) -> Option<Vec<sock_filter>> {
     Some(program)
 }
 
-fn insn(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+pub(crate) fn insn(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 

@@ -19,6 +19,7 @@ pub mod intercept;
 pub mod limits;
 pub mod lock;
 pub mod memory;
+pub mod pass;
 pub mod peer;
 pub mod pidfd;
 pub mod rights;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::OnceLock;
@@ -307,17 +307,21 @@ pub fn mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
     SockRef::from(&socket).set_mark(mark)
 }
 
-/// Connects to a TCP listener of this machine with marked packets, and closes the connection.
+/// Connects to a TCP listener of this machine with a socket that was prepared, and closes the connection.
 ///
 /// # Errors
-/// `TimedOut` if it is not accepted `within` that time; `EPERM` as for [`mark`]; errors of connect(2).
-pub fn connect_marked(address: SocketAddr, by: u32, within: Duration) -> io::Result<()> {
+/// `TimedOut` if it is not accepted `within` that time; those of `prepare` and of connect(2).
+pub fn connect_with(
+    address: SocketAddr,
+    within: Duration,
+    prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Result<()> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.cloexec(),
         Some(Protocol::TCP),
     )?;
-    mark(&socket, by)?;
+    prepare(socket.as_fd())?;
     socket.connect_timeout(&address.into(), within)
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 pub use app::{AppSpec, LogSpec};
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
-pub use observe::{OBSERVE, ObserveInfo, ObserveRequest, ObserveSpec, RESERVED_PREFIX, listen_address};
+pub use observe::*;
 pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
 pub use scrape::{Answered, AppFigures, Scrape, ScrapedPage};

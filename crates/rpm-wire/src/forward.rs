@@ -13,6 +13,8 @@ use crate::api::RESERVED_PREFIX;
 pub const FORWARD_FILE: &str = "forward.json";
 /// The most destinations that a file may have: each has a thread of its own.
 pub const MAX_DESTINATIONS: usize = 16;
+/// Where journald takes messages.
+pub const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 /// The longest such file that is read, in bytes.
 pub const FORWARD_BYTES: u64 = 1 << 20;
 
@@ -85,11 +87,13 @@ pub enum Receiver {
     },
     /// A syslog server (RFC 5424).
     Syslog(Syslog),
+    /// journald, at the path of its socket.
+    Journald(String),
 }
 
 impl Receiver {
     /// The names of the kinds, as files have them.
-    pub const KINDS: [&str; 4] = ["loki", "otlp", "elasticsearch", "syslog"];
+    pub const KINDS: [&str; 5] = ["loki", "otlp", "elasticsearch", "syslog", "journald"];
 
     /// Its kind.
     #[must_use]
@@ -99,6 +103,7 @@ impl Receiver {
             Receiver::Otlp(_) => "otlp",
             Receiver::Elasticsearch { .. } => "elasticsearch",
             Receiver::Syslog(_) => "syslog",
+            Receiver::Journald(_) => "journald",
         }
     }
 
@@ -110,6 +115,7 @@ impl Receiver {
                 http.shown()
             }
             Receiver::Syslog(syslog) => syslog.shown(),
+            Receiver::Journald(path) => format!("unix:{path}"),
         }
     }
 }
@@ -131,6 +137,9 @@ pub struct Destination {
     /// Files that are there already when the destination is new are sent from their end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_end: bool,
+    /// Bodies of requests are compressed by gzip.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gzip: bool,
 }
 
 impl Destination {
@@ -181,6 +190,7 @@ mod tests {
                 index: "logs".to_owned(),
             },
             Receiver::Syslog(Syslog::Unix("/dev/log".to_owned())),
+            Receiver::Journald(JOURNALD_SOCKET.to_owned()),
         ];
         let destination = |to: Receiver| Destination {
             name: to.kind().to_owned(),
@@ -188,6 +198,7 @@ mod tests {
             apps: vec!["api".to_owned()],
             labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
             from_end: true,
+            gzip: true,
         };
         let written = Destinations {
             destinations: receivers.into_iter().map(destination).collect(),

@@ -13,6 +13,7 @@ pub mod options;
 pub mod otlp;
 pub mod pm2;
 pub mod ratio;
+pub mod receivers;
 pub mod shell;
 pub mod spans;
 pub mod terminal;

@@ -1,19 +1,25 @@
-//! Clients of HTTP: accepted, and held to time-outs.
+//! Clients of HTTP and HTTPS: accepted, and held to time-outs.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rpm_tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Sleep, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
 
 /// When no descriptor is left: until some client has gone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -36,19 +42,52 @@ impl Default for Limits {
     }
 }
 
-/// Serves clients until `told` ends; what is being answered then is finished. Bodies of requests are not read: nobody waits for them.
-pub async fn serve(listener: TcpListener, app: Router, limits: Limits, told: impl Future<Output = ()>) {
+/// A connection, whatever is below HTTP: one type, for which hyper is compiled once.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A client that HTTP can be spoken with.
+type Client = (Box<dyn Stream>, SocketAddr);
+
+/// Serves clients until `told` ends, by HTTPS if there is `tls`; what is being answered then is finished. Bodies of requests are not read:
+/// nobody waits for them. Each request has its client's address as [`ConnectInfo`].
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    app: Router,
+    limits: Limits,
+    told: impl Future<Output = ()>,
+) {
     let all = GracefulShutdown::new();
     let mut told = pin!(told);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
+    let begin = |(stream, address): Client| {
+        let app = TowerToHyperService::new(app.clone());
+        let service = service_fn(move |mut request: Request<_>| {
+            request.extensions_mut().insert(ConnectInfo(address));
+            app.call(request)
+        });
+        let served = all.watch(builder.serve_connection(TokioIo::new(stream), service));
+        // How it ends is the client's to know.
+        tokio::spawn(async move { drop(served.await) });
+    };
+    // Ends those that have not finished when this ends.
+    let mut handshakes = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(done) = handshakes.join_next() => {
+                if let Ok(Some(client)) = done {
+                    begin(client);
+                }
+                continue;
+            }
             () = &mut told => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 eprintln!("cannot accept a client: {error}");
@@ -58,14 +97,28 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, told: imp
         };
         // One that has gone already is found to have.
         let _ = stream.set_nodelay(true);
-        let stream = TokioIo::new(Patient::new(stream, limits.taking));
-        let served = builder.serve_connection(stream, TowerToHyperService::new(app.clone()));
-        let served = all.watch(served);
-        // How it ends is the client's to know.
-        tokio::spawn(async move { drop(served.await) });
+        let stream = Patient::new(stream, limits.taking);
+        match &tls {
+            None => begin((Box::new(stream), address)),
+            Some(tls) => drop(handshakes.spawn(secured(tls, stream, address, limits.head))),
+        }
     }
-    drop(listener);
+    drop((listener, handshakes));
     all.shutdown().await;
+}
+
+/// The client after its handshake; `None` if it failed, or took longer than `within`.
+fn secured(
+    tls: &Tls,
+    stream: Patient<TcpStream>,
+    address: SocketAddr,
+    within: Duration,
+) -> impl Future<Output = Option<Client>> + use<> {
+    let accepting = tls.acceptor().accept(stream);
+    async move {
+        let stream = timeout(within, accepting).await.ok()?.ok()?;
+        Some((Box::new(stream) as Box<dyn Stream>, address))
+    }
 }
 
 /// SIGINT or SIGTERM.
@@ -157,8 +210,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::net::TcpStream;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -172,7 +224,13 @@ mod tests {
             head: Duration::from_millis(200),
             taking: BOUND,
         };
-        tokio::spawn(serve(listener, Router::new(), limits, std::future::pending()));
+        tokio::spawn(serve(
+            listener,
+            None,
+            Router::new(),
+            limits,
+            std::future::pending(),
+        ));
         TcpStream::connect(addr).await.expect("it listens")
     }
 

@@ -52,7 +52,7 @@ async fn serve(site: &StaticSite) -> anyhow::Result<()> {
         site.path.display(),
         site.port
     ));
-    clients::serve(listener, app, Limits::default(), told()).await;
+    clients::serve(listener, None, app, Limits::default(), told()).await;
     Ok(())
 }
 

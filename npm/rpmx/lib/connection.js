@@ -123,21 +123,21 @@ class Connection {
     });
   }
 
-  /** Runs a command of the program, and returns what it prints. */
-  run(args, { input, cwd = this.cwd, env } = {}) {
+  /** Runs a command of the program, and returns what it prints. With `inherit` it reads and prints where this process does. */
+  run(args, { input, cwd = this.cwd, env, inherit = false } = {}) {
     return new Promise((resolve, reject) => {
       const child = spawn(this.program ?? binary(), args, {
         cwd,
         env: { ...process.env, ...this.env, ...env, RPM_HOME: this.home },
-        stdio: ['pipe', 'pipe', 'pipe'],
+        stdio: inherit ? ['inherit', 'inherit', 'pipe'] : 'pipe',
       });
       let [out, err] = ['', ''];
-      child.stdout.setEncoding('utf8').on('data', (text) => (out += text));
+      child.stdout?.setEncoding('utf8').on('data', (text) => (out += text));
       child.stderr.setEncoding('utf8').on('data', (text) => (err += text));
       child.on('error', (cause) => reject(new RpmError(`cannot run ${child.spawnfile}: ${cause.message}`, { code: 'NO_BINARY', cause })));
       child.on('close', (status, signal) => (status === 0 ? resolve(out) : reject(fromCommand(err, signal ?? `exit code ${status}`))));
-      child.stdin.on('error', () => {}); // it has ended without reading
-      child.stdin.end(input);
+      child.stdin?.on('error', () => {}); // it has ended without reading
+      child.stdin?.end(input);
     });
   }
 

@@ -159,6 +159,17 @@ function environment(options) {
 
 const success = { success: true };
 
+/** What PM2 calls the actions on what a file lists: `restartProcessId` and the like. */
+const ACTION = /^(start|stop|restart|reload|softReload|delete)(?:Process(?:Id|Name)?)?$/;
+
+/** The command of an action on what a file lists. */
+function command(action, commands) {
+  const [, name] = ACTION.exec(String(action)) ?? [];
+  const found = commands[name];
+  if (!found) throw new RpmError(`unknown action ${JSON.stringify(action)}`, { code: 'BAD_REQUEST' });
+  return found;
+}
+
 const METHODS = {
   async connect(noDaemon) {
     const fresh = !(await this.client.isRunning());
@@ -325,6 +336,30 @@ const METHODS = {
   async sendLineToStdin(id, line, separator = '\n') {
     await this.client.send(id, `${line}${separator}`);
     return success;
+  },
+
+  /** Connects the standard input of this process with that of an app, and prints what the app prints, until the input ends. */
+  async attach(id, separator) {
+    await this.client.connection.run(['attach', String(id), ...(separator === undefined ? [] : [separator])], { inherit: true });
+    return success;
+  },
+
+  /** The variables that an app was started with. */
+  async env(id) {
+    const [process] = (await this.target(id)).known;
+    const [entry] = await this.entries([process]);
+    return entry.pm2_env.env;
+  },
+
+  /** Starts what a file or a configuration lists, and restarts (or reloads) what of it runs. */
+  async _startJson(what, options, action = 'restart') {
+    const verb = command(action, { start: 'start', restart: 'startOrRestart', reload: 'startOrReload', softReload: 'startOrReload' });
+    return (await this.changing(() => this.configured(verb, what, options))).map(withProcess);
+  },
+
+  async actionFromJson(action, what, options) {
+    const verb = command(action, { stop: 'stop', restart: 'restart', reload: 'reload', softReload: 'reload', delete: 'delete' });
+    return METHODS[verb].call(this, what, options);
   },
 
   async trigger(target, action, params) {

@@ -134,6 +134,28 @@ fn a_crash_in_silence_is_not_told(rpm: &Rpm, received: &Receiver<Value>) {
     assert!(text_of(&message).contains("killed by SIGUSR2"), "{message}");
 }
 
+/// `observe status` says so.
+fn the_webhook_has_taken_all(rpm: &Rpm, webhook: u16) {
+    let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
+    let told = &status["receivers"][0];
+    assert_eq!(
+        (
+            &told["what"],
+            &told["to"],
+            &told["state"],
+            &told["behind_messages"]
+        ),
+        (
+            &json!("alerts"),
+            &json!(format!("http://127.0.0.1:{webhook}/…")),
+            &json!("idle"),
+            &json!(0)
+        ),
+        "{status}"
+    );
+    assert!(told["taken"].as_u64() > Some(0), "{status}");
+}
+
 #[test]
 fn whoever_is_named_is_told_once_whoever_dies() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -190,6 +212,7 @@ fn whoever_is_named_is_told_once_whoever_dies() {
     let tested = rpm.ok(["alerts", "test", "0"]);
     assert!(tested.contains("it answered 204"), "{tested}");
     assert_eq!(next(&received, &rpm)["messages"][0]["state"], "test");
+    the_webhook_has_taken_all(&rpm, webhook);
     let metrics = rpm_testkit::get(listen.number(), "/metrics")
         .expect("it answers")
         .body;

@@ -1,6 +1,8 @@
 //! The contract of node:cluster and of PM2's cluster mode as a worker sees it, and its numbers.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::available_parallelism;
 
 use rpm_e2e::app::App;
@@ -8,7 +10,7 @@ use rpm_e2e::ask::{BOUND, different, json, refused, workers};
 use rpm_e2e::clients::{Clients, beside};
 use rpm_e2e::place::Place;
 use rpm_e2e::process::signal;
-use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, fixture, get, node, wait_until};
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, fixture, get, node, skip, wait_until};
 use rpm_wire::api::ExecMode;
 use serde_json::Value;
 
@@ -120,6 +122,78 @@ fn any_number_of_instances_is_a_cluster() {
             );
         }
         assert_eq!(worker_ids(&port, expected).len(), expected, "-i {instances}");
+    }
+}
+
+/// A control group of this machine, with the version of the hierarchy that has its CPUs. It is removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None` where none can be made.
+    fn new() -> Option<Group> {
+        let top = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup"].map(Path::new);
+        let has_cpus = |top: &&Path| {
+            ["cpu.shares", "cgroup.controllers"]
+                .iter()
+                .any(|it| top.join(it).exists())
+        };
+        let path = top
+            .into_iter()
+            .find(has_cpus)?
+            .join(format!("rpm-test-{}", std::process::id()));
+        std::fs::create_dir(&path).ok()?;
+        Some(Group(path))
+    }
+
+    /// Lets its processes use so many hundredths of a CPU.
+    fn limit(&self, percent: u32) {
+        let quota = percent * 1000;
+        let written = match self.0.join("cpu.max") {
+            file if file.exists() => std::fs::write(file, format!("{quota} 100000")),
+            _ => std::fs::write(self.0.join("cpu.cfs_quota_us"), quota.to_string()),
+        };
+        written.expect("the group has a quota");
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let processes = || std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        wait_until("the group is empty", BOUND, processes, String::is_empty);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn max_is_what_the_daemon_may_use() {
+    let test = "max_is_what_the_daemon_may_use";
+    let cpus = available_parallelism().expect("CPUs").get();
+    if cpus < 2 {
+        return skip(test, "there is only one CPU");
+    }
+    let Some(group) = Group::new() else {
+        return skip(test, "only root can make a control group with a quota");
+    };
+    let bound = "exec taskset --cpu-list $(taskset --cpu-list --pid $$ | sed 's/.*: //; s/[-,].*//') \"$@\"";
+    let limited = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.0.display());
+    group.limit(150);
+    for (line, by) in [(bound, "the affinity mask"), (&limited, "the quota")] {
+        let rpm = Rpm::new();
+        let start = App::cluster("ipc.js", "max").port(&Port::reserve()).command(&rpm);
+        let mut wrapped = Command::new("sh");
+        wrapped
+            .args(["-c", line, "sh"])
+            .arg(start.get_program())
+            .args(start.get_args());
+        wrapped.envs(start.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let ran = wrapped.stdin(Stdio::null()).output().expect("sh runs");
+        assert!(ran.status.success(), "{ran:?}");
+        assert_eq!(rpm.list().len(), 1, "by {by}");
+        if by == "the quota" {
+            group.limit(200);
+            rpm.ok(["scale", "ipc", "max"]);
+            assert_eq!(rpm.list().len(), 2, "the quota has grown");
+        }
     }
 }
 

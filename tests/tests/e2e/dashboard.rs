@@ -1,9 +1,12 @@
 //! The dashboard, in a real browser.
 
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use rpm_e2e::app::App;
+use rpm_e2e::certificate::certificate;
 use rpm_e2e::clients::Clients;
+use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, browser_script, get, node};
 use serde_json::{Value, json};
 
@@ -33,6 +36,73 @@ fn look(visits: &[(&str, &str)]) -> Value {
         assert_eq!(seen[kind], json!([]), "{kind}: {seen:#}");
     }
     seen
+}
+
+#[test]
+fn a_user_signs_in_with_a_password_by_https() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let [cert, key] = certificate(&place, "site", "localhost").map(|file| file.display().to_string());
+    let listen = port.number().to_string();
+    let on = rpm.run([
+        "observe",
+        "on",
+        "--listen",
+        &listen,
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+    ]);
+    assert_eq!(on.code, Some(0), "{on:#?}\n{}", rpm.log());
+    let shown = rpm.ok(["observe", "status"]);
+    assert!(
+        shown.contains(&format!("https://127.0.0.1:{port}/metrics")),
+        "{shown}"
+    );
+    let password = |user: &str, password: &str| {
+        let mut command: Command = rpm.command(["dashboard", "password", user, "--read-only"]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        writeln!(stdin, "{password}").expect("it reads");
+        drop(stdin);
+        let ran = child.wait_with_output().expect("it ends");
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    let short = password("alice", "guess");
+    assert!(short.contains("a password has 10 characters"), "{short}");
+    let set = password("alice", "correct horse");
+    assert!(set.contains("alice may sign in to look;"), "{set}");
+    let (other, web) = (Rpm::new(), Port::reserve());
+    App::new("say.js")
+        .args(["--name", "far"])
+        .port(&web)
+        .start(&other);
+    // The token is what no browser may see.
+    let token = place.write("token", &format!("{MARKED}-of-another-host\n"));
+    let token = token.to_str().expect("a path");
+    let elsewhere = Port::reserve();
+    let listen = elsewhere.number().to_string();
+    let on = other.run(["observe", "on", "--listen", &listen, "--token-file", token]);
+    assert_eq!(on.code, Some(0), "{on:#?}");
+    let url = format!("http://127.0.0.1:{elsewhere}");
+    rpm.ok(["dashboard", "host", "db", &url, "--token-file", token]);
+    let clear = rpm.run(["dashboard", "host", "x", "http://10.0.0.2", "--token-file", token]);
+    assert!(clear.stderr.contains("in clear text"), "{clear:#?}");
+    let link = rpm.ok(["dashboard"]);
+    let (address, _) = link.split_once("#link=").expect("a link");
+    assert_eq!(address, format!("https://localhost:{port}/"));
+    let seen = look(&[("user", address)]);
+    assert_eq!(seen["said"], json!(["wrong user or password"]));
+    assert_eq!(seen["cookie"], json!([true, true, "Strict"]), "{seen:#}");
+    assert_eq!(seen["moved"], json!([0, 0]), "no layout shift");
+    assert_eq!(seen["far"], json!("far"), "{seen:#}");
+    std::fs::write(rpm.home().join("dashboard.users"), "alice\n").expect("it is written");
+    let wrong = password("alice", "correct horse");
+    assert!(wrong.contains("dashboard.users:1: a line is"), "{wrong}");
 }
 
 #[test]

@@ -73,13 +73,26 @@ fn ready_says_whether_the_apps_serve() {
     let bad = rpm.fails(["ready"]);
     assert!(bad.contains("bad: process 2 is errored"), "{bad}");
     assert_eq!(rpm.ok(["ready", "app"]), "");
+    let json = rpm.run(["ready", "--json"]);
+    assert_eq!(json.code, Some(1), "{json:#?}");
+    let seen: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    let expected = serde_json::json!({ "ready": false, "apps": [
+        { "name": "app", "ready": true, "instances": { "ready": 2, "wanted": 2 }, "reasons": [] },
+        { "name": "bad", "ready": false, "instances": { "ready": 0, "wanted": 1 }, "reasons": ["process 2 is errored"] },
+    ] });
+    assert_eq!(seen, expected);
     rpm.ok(["delete", "bad"]);
     rpm.ok(["stop", "app"]);
     assert_eq!(rpm.ok(["ready"]), "");
     let stopped = rpm.fails(["ready", "app"]);
     assert!(stopped.contains("app: process 0 is stopped"), "{stopped}");
     rpm.ok(["kill"]);
-    rpm.fails(["ready"]);
+    let gone = rpm.run(["ready", "--json"]);
+    assert_eq!(gone.code, Some(1), "{gone:#?}");
+    assert!(
+        gone.stdout.contains("\"reason\": \"the daemon is not running\""),
+        "{gone:#?}"
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use flate2::read::GzDecoder;
 use rpm_e2e::outside::{kill, kill_daemon};
 use rpm_e2e::place::Place;
 use rpm_e2e::posted::Posted;
@@ -16,11 +17,11 @@ use rpm_testkit::{Port, Rpm, get, wait_for, wait_until};
 use serde_json::{Value, json};
 
 /// Everything here waits for pauses of up to 30 s after failures.
-const BOUND: Duration = Duration::from_secs(90);
+pub(crate) const BOUND: Duration = Duration::from_secs(90);
 /// Lines of one order to the app.
 const LINES: u32 = 5_000;
 /// What it prints: numbered lines, an object, and a stack.
-const WRITER: &str = r#"
+pub(crate) const WRITER: &str = r#"
 while read -r what; do
   case "$what" in
     object) echo '{"level":50,"time":"2026-03-05T13:07:09.042Z","msg":"boom","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","user":7}' ;;
@@ -98,11 +99,24 @@ fn http(receivers: &Receivers, client: TcpStream) -> io::Result<()> {
     while let Some(posted) = Posted::read(&mut reader)? {
         let length = posted.body.len();
         assert!(length < 2_000_000, "{length} bytes");
+        // Destinations of this test are compressed but for one.
+        let is_plain = posted.path() == "/v1/logs";
+        assert_ne!(
+            is_plain,
+            posted.has("content-encoding: gzip"),
+            "{}",
+            posted.path()
+        );
+        let mut body = Vec::new();
+        match is_plain {
+            true => body = posted.body.clone(),
+            false => drop(GzDecoder::new(&posted.body[..]).read_to_end(&mut body)?),
+        }
         let is_known = posted.has("authorization: bearer s3cret");
         let (status, answer) = match receivers.away.load(Ordering::SeqCst) {
             _ if !is_known => ("401 Unauthorized", "who is Bearer nobody?".to_owned()),
             true => ("503 Service Unavailable", "away".to_owned()),
-            false => ("200 OK", take(receivers, posted.path(), &posted.body)),
+            false => ("200 OK", take(receivers, posted.path(), &body)),
         };
         write!(
             client,
@@ -247,7 +261,7 @@ impl Scene {
         let (labels, headers) = (json!({"env": "test"}), json!({"Authorization": "Bearer s3cret"}));
         let mut logs: Vec<Value> = KINDS[..3]
             .iter()
-            .map(|kind| json!({"to": kind, "url": url, "labels": labels, "headers": headers}))
+            .map(|kind| json!({"to": kind, "url": url, "labels": labels, "headers": headers, "gzip": *kind != "otlp"}))
             .collect();
         logs.push(json!({"to": "syslog", "address": syslog, "labels": labels, "apps": "writer"}));
         let app = json!({"name": "writer", "script": "writer.sh", "interpreter": "sh", "log_max_size": "20K", "log_keep": 100});
@@ -318,6 +332,42 @@ impl Scene {
     }
 }
 
+/// Every receiver has taken all: the metrics say so, and `observe status`.
+fn nothing_is_behind(scene: &Scene) {
+    let caught_up = |page: &String| {
+        page.matches("rpm_logs_behind_bytes{").count() == 4
+            && page
+                .lines()
+                .filter(|line| line.starts_with("rpm_logs_behind_bytes{"))
+                .all(|line| line.ends_with(" 0"))
+    };
+    let page = wait_until("nothing is behind", BOUND, || scene.metrics(), caught_up);
+    for figure in ["rpm_logs_refused_lines_total{", "rpm_logs_gaps_total{"] {
+        let of_each: Vec<&str> = page.lines().filter(|line| line.starts_with(figure)).collect();
+        let none = of_each.iter().all(|line| line.ends_with(" 0"));
+        assert!(of_each.len() == KINDS.len() && none, "{of_each:?}");
+    }
+
+    let status = scene.rpm.ok(["observe", "status", "--json"]);
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let receivers = status["receivers"].as_array().expect("a list");
+    assert_eq!(receivers.len(), KINDS.len(), "{status}");
+    for receiver in receivers {
+        assert_eq!(
+            (&receiver["what"], &receiver["behind_bytes"]),
+            (&json!("logs"), &json!(0))
+        );
+        assert_eq!(
+            (&receiver["state"], &receiver["given_up"]),
+            (&json!("idle"), &json!(0))
+        );
+        assert!(
+            receiver["last_taken_ms"].is_u64() && receiver["taken"].as_u64() > Some(0),
+            "{receiver}"
+        );
+    }
+}
+
 #[test]
 fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
     let scene = Scene::new();
@@ -350,19 +400,7 @@ fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
     scene.receivers.away.store(false, Ordering::SeqCst);
     scene.wait_all(4 * LINES);
 
-    let caught_up = |page: &String| {
-        page.matches("rpm_logs_behind_bytes{").count() == 4
-            && page
-                .lines()
-                .filter(|line| line.starts_with("rpm_logs_behind_bytes{"))
-                .all(|line| line.ends_with(" 0"))
-    };
-    let page = wait_until("nothing is behind", BOUND, || scene.metrics(), caught_up);
-    for figure in ["rpm_logs_refused_lines_total{", "rpm_logs_gaps_total{"] {
-        let of_each: Vec<&str> = page.lines().filter(|line| line.starts_with(figure)).collect();
-        let none = of_each.iter().all(|line| line.ends_with(" 0"));
-        assert!(of_each.len() == KINDS.len() && none, "{of_each:?}");
-    }
+    nothing_is_behind(&scene);
 
     // It goes on where it was: what has arrived long ago does not come again.
     let positions = std::fs::read_dir(scene.rpm.home().join("forward"))
@@ -436,6 +474,18 @@ fn a_destination_that_is_wrong_is_refused_and_one_that_is_gone_is_taken_back() {
     let has_answer = |log: &String| log.contains("it answered 404 Not Found: no handler found");
     let log = wait_until("its answer is told", BOUND, own, has_answer);
     assert!(!log.contains("s3cret"), "{log}");
+    let status = rpm.ok(["observe", "status"]);
+    let row: Vec<&str> = status
+        .lines()
+        .find(|line| line.starts_with("logs "))
+        .map(|line| line.split_whitespace().collect())
+        .expect("a receiver");
+    assert_eq!((row[1], row.last()), ("far", Some(&"never")), "{status}");
+    assert!(
+        ["waiting", "sending"].contains(&row[2]) && status.contains("ago: it answered 404 Not Found"),
+        "{status}"
+    );
+    assert!(!status.contains("s3cret"), "{status}");
     let none = start(&json!([]));
     assert!(none.stderr.contains("logs: sent nowhere"), "{none:#?}");
     wait_until("it is forgotten", BOUND, page, |page| !page.contains("rpm_logs_"));

@@ -4,9 +4,11 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
+use rpm_e2e::ask::BOUND;
 use rpm_e2e::outside::{freeze, terminate, thaw};
 use rpm_e2e::place::Place;
-use rpm_testkit::Rpm;
+use rpm_testkit::{Rpm, wait_until};
+use rpm_wire::api::Status;
 
 /// A command on a terminal of 100 columns, which `script` (util-linux) provides.
 struct Screen {
@@ -125,6 +127,26 @@ fn monit_outlives_the_daemon_and_starts_none() {
     screen.until(&["ANOTHER", "SECOND"]);
     screen.press("q");
     assert!(screen.end().0.success());
+}
+
+/// Whoever says yes and leaves at once has meant both.
+#[test]
+fn a_change_is_made_though_monit_is_left_at_once() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["start", "app.js", "-n", "watched"]);
+    let mut screen = Screen::of(&rpm, "monit");
+    screen.until(&["watched", "quit"]);
+    screen.press("syq");
+    let (status, rest) = screen.end();
+    assert!(status.success() && rest.contains("stop watched: "), "{rest}");
+    let stopped = || {
+        rpm.list()
+            .iter()
+            .map(|process| process.status)
+            .collect::<Vec<_>>()
+    };
+    wait_until("it is stopped", BOUND, stopped, |all| *all == [Status::Stopped]);
 }
 
 /// A process that runs again at the end of a test, so that it can be ended.

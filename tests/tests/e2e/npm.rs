@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::beside;
-use rpm_testkit::{Port, Rpm, Traffic, bun, get, javascript, repository, wait_until};
+use rpm_e2e::process::xtask;
+use rpm_testkit::{Port, Rpm, Traffic, bun, get, javascript, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -27,8 +28,8 @@ fn packages(rpm: &Rpm) -> Vec<PathBuf> {
         let mut strip = Command::new("objcopy");
         ok(strip.arg("--strip-all").args([built, stripped]));
     }
-    let mut pack = Command::new(env!("CARGO"));
-    pack.args(["xtask", "npm", "--fast"]).current_dir(repository());
+    let mut pack = xtask();
+    pack.args(["npm", "--fast"]);
     let printed = ok(pack.args([&program, &rpm.home().join("packages")]));
     printed.lines().map(PathBuf::from).collect()
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::BOUND;
+use rpm_e2e::certificate::certificate;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, get, wait_until};
 
@@ -274,6 +275,52 @@ fn others_get_nothing_without_the_token() {
 }
 
 /// Installs a program there.
+/// What curl gets of the exporter by HTTPS, trusting this certificate: the status, or 0.
+fn by_https(exporter: &Exporter, trusted: &Path, options: &[&str]) -> u16 {
+    let ran = Command::new("curl")
+        .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"])
+        .args(["--noproxy", "*", "--max-time", "10", "--cacert"])
+        .arg(trusted)
+        .args(options)
+        .arg(format!("https://localhost:{}/metrics", exporter.port))
+        .output()
+        .expect("curl runs");
+    let code = String::from_utf8_lossy(&ran.stdout);
+    code.parse().unwrap_or_else(|_| panic!("a status: {code}"))
+}
+
+#[test]
+fn https_is_for_clients_with_a_certificate() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let [cert, key] = certificate(&place, "site", "localhost");
+    let [client, client_key] = certificate(&place, "client", "prometheus.test");
+    let [new, new_key] = certificate(&place, "new", "localhost");
+    let text = |path: &Path| path.to_str().expect("a path").to_owned();
+    let files = [&cert, &key, &client].map(|path| text(path));
+    let [cert_text, key_text, ca] = files.each_ref().map(String::as_str);
+    let https = ["--tls-cert", cert_text, "--tls-key", key_text];
+    let exporter = Exporter::start(&rpm, &[&https[..], &["--tls-client-ca", ca]].concat());
+    let own = ["--cert", ca, "--key", &text(&client_key)];
+    assert_eq!(by_https(&exporter, &cert, &own), 200);
+    assert_eq!(by_https(&exporter, &cert, &[]), 0, "without a certificate");
+    let other = ["--cert", cert_text, "--key", key_text];
+    assert_eq!(by_https(&exporter, &cert, &other), 0, "of another authority");
+    let old = [&own[..], &["--tls-max", "1.1"]].concat();
+    assert_eq!(by_https(&exporter, &cert, &old), 0, "TLS 1.1");
+    assert!(get(exporter.port, "/metrics").is_err(), "in clear text");
+    for (from, to) in [(&new, &cert), (&new_key, &key)] {
+        std::fs::copy(from, to).expect("it is copied");
+    }
+    let status = || by_https(&exporter, &new, &own);
+    wait_until("the new certificate is used", BOUND, status, |status| {
+        *status == 200
+    });
+    let half = rpm.run(["observe", "--tls-cert", cert_text]);
+    assert!(half.stderr.contains("--tls-key"), "{half:#?}");
+    let wrong = rpm.run(["observe", "--tls-cert", key_text, "--tls-key", key_text]);
+    assert!(wrong.stderr.contains("contains no certificate"), "{wrong:#?}");
+}
+
 fn install(program: &Path, place: &Path) {
     std::fs::create_dir_all(place.parent().expect("it has one")).expect("a directory");
     std::fs::hard_link(program, place)

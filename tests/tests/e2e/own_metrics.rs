@@ -1,4 +1,4 @@
-//! `metrics_path`: the metrics that an app has itself, of each worker and added up.
+//! `metrics_path` and `prom_client`: the metrics that an app has itself, of each worker and added up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -153,16 +153,78 @@ fn behind_the_proxy_any_program_is_asked_alone() {
     compare(&rpm, &port, clients, ALL);
 }
 
-#[test]
-fn at_the_public_address_each_worker_is_found() {
-    let (rpm, web, port) = (Rpm::new(), Port::reserve(), Port::reserve());
-    turn_on(&rpm, &port);
-    counting_in_python(&web, "3").start(&rpm);
+/// Has an app answer requests, whose sum is on the page then.
+fn each_is_asked(rpm: &Rpm, app: &App, web: &Port, series: &str) {
+    let port = Port::reserve();
+    turn_on(rpm, &port);
+    app.start(rpm);
     for _ in 0..30 {
         assert_eq!(get(web.number(), "/").expect("it answers").status, 200);
     }
-    let sum = || value(&page(&port), ALL);
+    let sum = || value(&page(&port), series);
     wait_until("all are counted", BOUND, sum, |sum| *sum == Some(30.0));
+    let errors = value(&page(&port), r#"rpm_app_scrape_errors_total{app="web"}"#);
+    assert_eq!(errors, Some(0.0));
+}
+
+#[test]
+fn at_the_public_address_each_worker_is_found() {
+    let web = Port::reserve();
+    each_is_asked(&Rpm::new(), &counting_in_python(&web, "3"), &web, ALL);
+}
+
+#[test]
+fn without_ebpf_each_worker_is_found() {
+    let Some(rpm) = Rpm::unprivileged("without_ebpf_each_worker_is_found") else {
+        return;
+    };
+    let web = Port::reserve();
+    each_is_asked(&rpm, &counting_in_python(&web, "3"), &web, ALL);
+    assert!(rpm.ok(["describe", "web"]).contains("classic BPF"));
+}
+
+#[test]
+fn where_the_daemon_accepts_each_worker_is_asked() {
+    let web = Port::reserve();
+    let app = counting(&web).args(["--balance", "handoff"]);
+    each_is_asked(&Rpm::new(), &app, &web, BY_METHOD);
+}
+
+/// The example of prom-client for clusters, as it is.
+fn example(web: &Port) -> App {
+    let example = metrics_app().with_file_name("example").join("cluster.js");
+    let app = App::of([example]).args(["--name", "web", "-i", "2", "--prom-client"]);
+    app.node(22).port(web)
+}
+
+#[test]
+fn the_example_of_prom_client_is_asked_over_the_channel() {
+    let (rpm, web, port) = (Rpm::new(), Port::reserve(), Port::reserve());
+    turn_on(&rpm, &port);
+    example(&web).start(&rpm);
+    // Each of its workers observes one.
+    const OBSERVED: &str = r#"test_histogram_count{app="web",code="200"}"#;
+    let sum = || value(&page(&port), OBSERVED);
+    wait_until("both workers", BOUND, sum, |sum| *sum == Some(2.0));
+    let shown = page(&port);
+    for id in [0, 1] {
+        let gauge = format!(r#"nodejs_heap_size_used_bytes{{app="web",id="{id}"}}"#);
+        assert!(value(&shown, &gauge) > Some(1e6), "{shown}");
+    }
+    rpm.ok(["reload", "web", "--wait"]);
+    wait_until("and both that were replaced", BOUND, sum, |sum| *sum == Some(4.0));
+    let errors = value(&page(&port), r#"rpm_app_scrape_errors_total{app="web"}"#);
+    assert_eq!(errors, Some(0.0));
+    let _ = rpm.ok(["delete", "web"]);
+    // An app that makes no AggregatorRegistry.
+    let app = App::of([metrics_app()]).args(["--name", "web", "-i", "1", "--prom-client"]);
+    app.node(22).port(&web).start(&rpm);
+    let logs = || {
+        page(&port);
+        rpm.ok(["logs", "rpm-observe", "--nostream"])
+    };
+    let why = "no metrics of web 0: prom-client in it does not answer (2000 ms): does the app make an AggregatorRegistry?";
+    wait_until("the reason", BOUND, logs, |logs| logs.contains(why));
 }
 
 #[test]
@@ -194,6 +256,12 @@ fn a_path_that_is_none_is_refused() {
     assert_eq!(refused.code, Some(1), "{refused:#?}");
     assert!(
         refused.stderr.contains("cannot be the path of metrics"),
+        "{refused:#?}"
+    );
+    let app = App::new("hello.js").args(["--prom-client"]);
+    let refused = app.port(&web).try_start(&rpm);
+    assert!(
+        refused.stderr.contains("prom_client is for Node in cluster mode"),
         "{refused:#?}"
     );
 }

@@ -307,19 +307,28 @@ fn private_slots(port: &Port) -> Vec<SocketAddr> {
 }
 
 /// Only the proxy can connect to a worker, whatever happens to the daemon.
-#[test]
-fn only_the_proxy_reaches_a_worker() {
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+fn only_the_proxy_reaches_a_worker_of(rpm: &Rpm) {
+    let port = Port::reserve();
     App::cluster("hello.js", "2")
         .args(["--name", "web", "--balance", "proxy", "--health-check", "/"])
         .port(&port)
-        .start(&rpm);
+        .start(rpm);
     let is_closed = || {
         let slots = private_slots(&port);
         assert!(slots.len() >= 2, "{slots:?}");
-        for slot in slots {
-            let error =
-                TcpStream::connect_timeout(&slot, Duration::from_millis(400)).expect_err("it is closed");
+        let tried: Vec<_> = slots
+            .iter()
+            .map(|slot| {
+                let slot = *slot;
+                let within = Duration::from_millis(400);
+                std::thread::spawn(move || TcpStream::connect_timeout(&slot, within))
+            })
+            .collect();
+        for (slot, tried) in slots.iter().zip(tried) {
+            let error = tried
+                .join()
+                .expect("it does not panic")
+                .expect_err("it is closed");
             assert_eq!(error.kind(), ErrorKind::TimedOut, "{slot}");
         }
         let answer = rpm_testkit::get(port.number(), "/").expect("the proxy answers");
@@ -328,30 +337,25 @@ fn only_the_proxy_reaches_a_worker() {
     is_closed();
     rpm.ok(["reload", "web", "--wait"]);
     is_closed();
-    kill_daemon(&rpm);
+    kill_daemon(rpm);
     assert_eq!(rpm.list().len(), 2);
     is_closed();
     rpm.ok(["update"]);
     is_closed();
+    let log = rpm.log();
+    assert!(!log.contains("connections of any local user"), "{log}");
 }
 
-/// Without the privilege to mark packets the proxy works as well, but every local user can connect to its workers.
 #[test]
-fn without_privileges_the_proxy_reaches_a_worker_as_anyone_does() {
-    let test = "without_privileges_the_proxy_reaches_a_worker_as_anyone_does";
-    let Some(rpm) = steering::Path::Classic.rpm(test) else {
-        return;
-    };
-    let port = Port::reserve();
-    App::cluster("hello.js", "1")
-        .args(["--name", "web", "--balance", "proxy"])
-        .port(&port)
-        .start(&rpm);
-    let slot = private_slots(&port)[0];
-    assert_eq!(
-        rpm_testkit::get(port.number(), "/").expect("it answers").status,
-        200
-    );
-    let straight = rpm_testkit::get_from(slot.ip(), slot.port(), "/");
-    assert_eq!(straight.expect("it answers").status, 200);
+fn only_the_proxy_reaches_a_worker() {
+    only_the_proxy_reaches_a_worker_of(&Rpm::new());
+}
+
+/// It knows the proxy by a secret, not by a privilege.
+#[test]
+fn only_the_proxy_reaches_a_worker_of_an_unprivileged_daemon() {
+    let test = "only_the_proxy_reaches_a_worker_of_an_unprivileged_daemon";
+    if let Some(rpm) = steering::Path::Classic.rpm(test) {
+        only_the_proxy_reaches_a_worker_of(&rpm);
+    }
 }

@@ -1,5 +1,5 @@
-//! The package for Debian, installed on a system of its own with a real systemd: the service loses nothing, whatever systemd does with it, and
-//! removing the package leaves nothing running.
+//! The package for Debian, installed on a system of its own with a real systemd: the service loses nothing, whatever systemd does with it, be it
+//! the system's or a user's own, and removing the package leaves nothing running.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
-use rpm_e2e::process::{first_child, inside, name};
+use rpm_e2e::process::{first_child, inside, name, xtask};
 use rpm_testkit::{Kind, Port, Report, Rpm, get, repository, skip, wait_until};
 
 /// For systemd to be up, and for whatever it is asked to do.
@@ -17,7 +17,33 @@ const BOUND: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 4;
 /// Responses between two events.
 const SOME: u64 = 50;
-const SERVICE: &str = "rpmx@web";
+/// Commands as the user of the service.
+const USER: [&str; 7] = [
+    "setpriv",
+    "--reuid=4711",
+    "--regid=4711",
+    "--clear-groups",
+    "env",
+    "HOME=/home/web",
+    "XDG_RUNTIME_DIR=/run/user/4711",
+];
+
+/// Whose systemd has the service of this user.
+#[derive(Clone, Copy)]
+enum Systemd {
+    System,
+    User,
+}
+
+impl Systemd {
+    /// The words of `systemctl VERB... SERVICE`.
+    fn systemctl<'a>(self, verb: &[&'a str]) -> Vec<&'a str> {
+        match self {
+            Systemd::System => [&["systemctl"], verb, &["rpmx@web"]].concat(),
+            Systemd::User => [&USER[..], &["systemctl", "--user"], verb, &["rpmx"]].concat(),
+        }
+    }
+}
 
 /// A system in namespaces, with this machine's programs and network. It ends when dropped.
 struct System {
@@ -90,13 +116,21 @@ impl System {
 
     /// Runs a command as the user of the service.
     fn as_user(&self, line: &str) -> String {
-        let user = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"];
-        let words = [&user[..], &["env", "HOME=/home/web", "sh", "-c", line]].concat();
-        self.ok(&words)
+        self.ok(&[&USER[..], &["sh", "-c", line]].concat())
     }
 
+    fn systemctl(&self, of: Systemd, verb: &[&str]) -> String {
+        self.ok(&of.systemctl(verb))
+    }
+
+    /// The journal of the service, whoever has it.
     fn journal(&self) -> String {
-        let ran = self.run(&["journalctl", "--unit", SERVICE, "--no-pager", "--lines=100"]);
+        let units = [
+            "_SYSTEMD_UNIT=rpmx@web.service",
+            "+",
+            "_SYSTEMD_USER_UNIT=rpmx.service",
+        ];
+        let ran = self.run(&[&["journalctl", "--no-pager", "--lines=100"][..], &units].concat());
         String::from_utf8_lossy(&ran.stdout).into_owned()
     }
 
@@ -107,15 +141,19 @@ impl System {
         processes.map(|it| it["pid"].as_u64().expect("it runs")).collect()
     }
 
-    fn daemon(&self) -> String {
-        let pid = self.ok(&["systemctl", "show", "--property=MainPID", "--value", SERVICE]);
+    fn daemon(&self, of: Systemd) -> String {
+        let pid = self.systemctl(of, &["show", "--property=MainPID", "--value"]);
         pid.trim().to_owned()
     }
 
-    /// What runs there as the user of the service.
+    /// What runs there as the user of the service, but for the user's systemd.
     fn processes_of_the_user(&self) -> String {
         let ran = self.run(&["ps", "--user", "4711", "--format", "pid=,args="]);
-        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+        let lines = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let others = lines
+            .lines()
+            .filter(|line| !line.ends_with("systemd --user") && !line.ends_with("(sd-pam)"));
+        others.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -145,10 +183,9 @@ fn package(system: &System) -> String {
             .args([rpm.binary().with_file_name(name), directory.join(name)]);
         assert!(strip.status().expect("objcopy runs").success());
     }
-    let mut pack = Command::new(env!("CARGO"));
-    pack.args(["xtask", "deb", "--fast"])
-        .args([&directory.join("rpm"), directory])
-        .current_dir(repository());
+    let mut pack = xtask();
+    pack.args(["deb", "--fast"])
+        .args([&directory.join("rpm"), directory]);
     let ran = pack.stdin(Stdio::null()).output().expect("it runs");
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let built = PathBuf::from(String::from_utf8_lossy(&ran.stdout).trim());
@@ -168,8 +205,128 @@ fn install(system: &System, deb: &str, port: &Port) {
     );
     let start = format!("PORT={port} rpmx start /shared/app.js --instances 2");
     system.as_user(&format!("cd && {start} && rpmx save && rpmx kill"));
-    system.ok(&["systemctl", "enable", "--now", SERVICE]);
+    system.systemctl(Systemd::System, &["enable", "--now"]);
     get(port.number(), "/").expect("what was saved is served");
+}
+
+/// Reloads, restarts, kills and upgrades it under traffic.
+fn loses_nothing(system: &System, of: Systemd, port: &Port, deb: &str) {
+    let (workers, daemon) = (system.workers(), system.daemon(of));
+    assert_eq!(workers.len(), 2);
+    let unchanged =
+        |after: &str| assert_eq!(system.workers(), workers, "after {after}\n{}", system.journal());
+
+    let clients = Clients::begin(port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    system.systemctl(of, &["reload"]);
+    assert_eq!(system.daemon(of), daemon, "another version, in its place");
+    unchanged("a reload of the service");
+    clients.wait_ok(SOME);
+    system.systemctl(of, &["restart"]);
+    let second = system.daemon(of);
+    assert_ne!(second, daemon, "another daemon\n{}", system.journal());
+    unchanged("a restart of the service");
+    clients.wait_ok(SOME);
+    system.ok(&["kill", "-KILL", &second]);
+    let next = |pid: &String| !["0", second.as_str()].contains(&pid.as_str());
+    let daemon = || system.daemon(of);
+    wait_until("systemd starts the next one", BOUND, daemon, next);
+    unchanged("a crash");
+    clients.wait_ok(SOME);
+    let upgraded = system.ok(&["dpkg", "--install", deb]);
+    assert!(!upgraded.contains("still runs the version before"), "{upgraded}");
+    unchanged("an upgrade");
+    clients.wait_ok(SOME);
+    let reports = clients.finish();
+    let unclean = |(_, report): &&(Kind, Report)| report.check_clean().is_err();
+    let unclean: Vec<_> = reports.iter().filter(unclean).collect();
+    assert!(unclean.is_empty(), "{unclean:#?}\n{}", system.journal());
+
+    system.systemctl(of, &["stop"]);
+    // The keeper ends by itself after the daemon, and is waited for by systemd after that.
+    let processes = || system.processes_of_the_user();
+    wait_until("nothing is left of it", BOUND, processes, String::is_empty);
+    system.systemctl(of, &["start"]);
+    get(port.number(), "/").expect("it is served again");
+}
+
+/// Hands the apps over from the system's service to one of the user, who needs root for nothing but lingering.
+fn hand_to_the_user(system: &System, port: &Port) {
+    let asked = system.run(&[&USER[..], &["rpmx", "startup"]].concat());
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    let [said, explained] = [&asked.stdout, &asked.stderr].map(|it| String::from_utf8_lossy(it));
+    assert!(
+        said.starts_with("sudo env ") && said.contains("startup systemd -u web"),
+        "{said}"
+    );
+    assert!(
+        explained.contains("systemctl --user enable --now rpmx"),
+        "{explained}"
+    );
+    system.systemctl(Systemd::System, &["disable", "--now"]);
+    system.ok(&["loginctl", "enable-linger", "web"]);
+    await_users_systemd(system);
+    system.systemctl(Systemd::User, &["enable", "--now"]);
+    get(port.number(), "/").expect("it is served by the user's own service");
+}
+
+/// Waits until the user's systemd is up.
+fn await_users_systemd(system: &System) {
+    let words = [&USER[..], &["systemctl", "--user", "is-system-running"]].concat();
+    // Whatever other services of users this machine has.
+    let up = |ran: &Output| matches!(ran.stdout.trim_ascii(), b"running" | b"degraded");
+    wait_until("the user's systemd is up", BOUND, || system.run(&words), up);
+}
+
+/// The user has no session: lingering alone keeps the service, and starts it with the system.
+fn lingers(system: &System, port: &Port) {
+    let processes = || system.processes_of_the_user();
+    system.ok(&["loginctl", "disable-linger", "web"]);
+    wait_until(
+        "it ends with the user's systemd",
+        BOUND,
+        processes,
+        String::is_empty,
+    );
+    system.ok(&["loginctl", "enable-linger", "web"]);
+    await_users_systemd(system);
+    let serves = || get(port.number(), "/").is_ok();
+    wait_until("it is started as at boot", BOUND, serves, |serves| *serves);
+}
+
+/// An app whose lines are sent to the journald of the system, one of them as long as few are.
+fn what_is_sent_to_journald_is_in_the_journal(system: &System) {
+    let port = Port::reserve();
+    system.shared.write(
+        "talk.sh",
+        "echo for the journal; head -c 120000 /dev/zero | tr '\\0' x; echo; exec sleep 1000",
+    );
+    let app = r#"{"name": "talk", "script": "/shared/talk.sh", "interpreter": "sh"}"#;
+    let observe = format!(r#"{{"listen": {port}, "logs": [{{"to": "journald"}}]}}"#);
+    system.shared.write(
+        "talk.json",
+        &format!(r#"{{"apps": [{app}], "observe": {observe}}}"#),
+    );
+    system.as_user("cd && rpmx start /shared/talk.json");
+    let written = || {
+        system.ok(&[
+            "journalctl",
+            "--no-pager",
+            "--output=cat",
+            "--all",
+            "SYSLOG_IDENTIFIER=talk",
+            "RPM_STREAM=out",
+        ])
+    };
+    let lines = wait_until("they are in the journal", BOUND, written, |text| {
+        text.lines().count() == 2
+    });
+    let lengths: Vec<usize> = lines.lines().map(str::len).collect();
+    assert!(
+        lines.contains("for the journal") && lengths.contains(&120_000),
+        "{lengths:?}"
+    );
+    system.as_user("rpmx delete talk && rpmx observe off");
 }
 
 #[test]
@@ -180,40 +337,12 @@ fn a_service_loses_nothing_whatever_systemd_does_with_it() {
     let port = Port::reserve();
     let deb = package(&system);
     install(&system, &deb, &port);
-    let (workers, daemon) = (system.workers(), system.daemon());
-    assert_eq!(workers.len(), 2);
-    let unchanged =
-        |after: &str| assert_eq!(system.workers(), workers, "after {after}\n{}", system.journal());
+    loses_nothing(&system, Systemd::System, &port, &deb);
+    what_is_sent_to_journald_is_in_the_journal(&system);
+    hand_to_the_user(&system, &port);
+    loses_nothing(&system, Systemd::User, &port, &deb);
+    lingers(&system, &port);
 
-    let clients = Clients::begin(&port, "/", CLIENTS);
-    clients.wait_ok(SOME);
-    system.ok(&["systemctl", "reload", SERVICE]);
-    assert_eq!(system.daemon(), daemon, "another version, in its place");
-    unchanged("a reload of the service");
-    clients.wait_ok(SOME);
-    system.ok(&["systemctl", "restart", SERVICE]);
-    let second = system.daemon();
-    assert_ne!(second, daemon, "another daemon\n{}", system.journal());
-    unchanged("a restart of the service");
-    clients.wait_ok(SOME);
-    system.ok(&["kill", "-KILL", &second]);
-    let next = |pid: &String| !["0", second.as_str()].contains(&pid.as_str());
-    wait_until("systemd starts the next one", BOUND, || system.daemon(), next);
-    unchanged("a crash");
-    clients.wait_ok(SOME);
-    let upgraded = system.ok(&["dpkg", "--install", &deb]);
-    assert!(!upgraded.contains("still runs the version before"), "{upgraded}");
-    unchanged("an upgrade");
-    clients.wait_ok(SOME);
-    let reports = clients.finish();
-    let unclean = |(_, report): &&(Kind, Report)| report.check_clean().is_err();
-    let unclean: Vec<_> = reports.iter().filter(unclean).collect();
-    assert!(unclean.is_empty(), "{unclean:#?}\n{}", system.journal());
-
-    system.ok(&["systemctl", "stop", SERVICE]);
-    assert_eq!(system.processes_of_the_user(), "", "after `systemctl stop`");
-    system.ok(&["systemctl", "start", SERVICE]);
-    get(port.number(), "/").expect("it is served again");
     system.ok(&["dpkg", "--remove", "rpmx"]);
     let processes = || system.processes_of_the_user();
     wait_until("nothing is left", BOUND, processes, String::is_empty);

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use flate2::GzBuilder;
@@ -23,6 +24,23 @@ const MAINTAINER: &str = "The rpm authors <rpmx@users.noreply.github.com>";
 
 /// The unit that `rpm startup` writes for one user.
 const UNIT: &str = include_str!("../../../crates/rpm-cli/src/commands/startup/systemd.service");
+
+/// The scripts that `rpmx completion` prints, and where each shell looks for them. They are not asked of the program: it may be one for another
+/// processor.
+const COMPLETIONS: [(&str, &str); 3] = [
+    (
+        include_str!("../../../crates/rpm-cli/src/complete/rpm.bash"),
+        "usr/share/bash-completion/completions/rpmx",
+    ),
+    (
+        include_str!("../../../crates/rpm-cli/src/complete/rpm.zsh"),
+        "usr/share/zsh/vendor-completions/_rpmx",
+    ),
+    (
+        include_str!("../../../crates/rpm-cli/src/complete/rpm.fish"),
+        "usr/share/fish/vendor_completions.d/rpmx.fish",
+    ),
+];
 
 /// What is not for the manager of a user's own services: it starts no other user's, raises no limit, and has no capability to give up.
 const OF_THE_SYSTEM: &[&str] = &[
@@ -71,6 +89,54 @@ impl Tree {
             0o644,
         )
     }
+
+    /// Sets what is part of the archive and depends on the machine and the moment: the times of everything, and the modes of directories.
+    fn settle(&self, time: &str) -> anyhow::Result<()> {
+        let time = time.parse().context("the time of the files is not in seconds")?;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+        for path in below(&self.root)?.iter().chain([&self.root]) {
+            let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            if path.is_dir() {
+                file.set_permissions(fs::Permissions::from_mode(0o755))?;
+            }
+            file.set_modified(time)
+                .with_context(|| format!("cannot set the time of {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Installed-Size in KiB, as dpkg-gencontrol(1) estimates it: files rounded up, and 1 for everything else. What a directory takes differs
+    /// from one file system to the next.
+    fn installed_size(&self) -> anyhow::Result<u64> {
+        let mut size = 0;
+        for path in below(&self.root.join("usr"))? {
+            let found = fs::metadata(&path)?;
+            size += if found.is_file() {
+                found.len().div_ceil(1024)
+            } else {
+                1
+            };
+        }
+        Ok(size)
+    }
+}
+
+/// Everything below a directory.
+fn below(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut ahead = vec![directory.to_owned()];
+    while let Some(directory) = ahead.pop() {
+        let entries =
+            fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                ahead.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// Packs `program` and `rpm-observe` beside it, and returns the path of the package in `directory`.
@@ -107,8 +173,7 @@ pub(super) fn pack(
     documents(workspace, &tree, &time)?;
     control(workspace, &tree, architecture)?;
     let package = directory.join(format!("{NAME}_{VERSION}_{architecture}.deb"));
-    // The mode of directories is part of the archive.
-    succeed(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&tree.root))?;
+    tree.settle(&time)?;
     let mut build = Command::new("dpkg-deb");
     build
         .args(match compression {
@@ -156,16 +221,10 @@ fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
-/// The program writes them, for the name by which it is called.
 fn completions(tree: &Tree) -> anyhow::Result<()> {
-    let program = tree.root.join("usr/bin").join(NAME);
-    for (shell, path) in [
-        ("bash", format!("usr/share/bash-completion/completions/{NAME}")),
-        ("zsh", format!("usr/share/zsh/vendor-completions/_{NAME}")),
-        ("fish", format!("usr/share/fish/vendor_completions.d/{NAME}.fish")),
-    ] {
-        let script = output(Command::new(&program).args(["completion", shell]))?;
-        tree.file(&path, format!("{script}\n").as_bytes(), 0o644)?;
+    for (script, path) in COMPLETIONS {
+        let script = script.replace("@NAME@", NAME).replace("@FUNCTION@", NAME);
+        tree.file(path, script.as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -264,20 +323,14 @@ fn control(workspace: &Workspace, tree: &Tree, architecture: &str) -> anyhow::Re
         let path = workspace.root.join("packaging/debian").join(name);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum; du -k --apparent-size -s usr | cut -f 1 >&2";
-    let listed = Command::new("sh")
-        .args(["-ec", list])
-        .current_dir(&tree.root)
-        .output()?;
-    if !listed.status.success() {
-        bail!("the files of the package cannot be listed: {}", listed.status);
-    }
-    tree.file("DEBIAN/md5sums", &listed.stdout, 0o644)?;
+    let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
+    let sums = output(Command::new("sh").args(["-ec", list]).current_dir(&tree.root))?;
+    tree.file("DEBIAN/md5sums", format!("{sums}\n").as_bytes(), 0o644)?;
     let control = read("control")?
         .replace("@VERSION@", VERSION)
         .replace("@ARCHITECTURE@", architecture)
         .replace("@MAINTAINER@", MAINTAINER)
-        .replace("@SIZE@", String::from_utf8_lossy(&listed.stderr).trim());
+        .replace("@SIZE@", &tree.installed_size()?.to_string());
     tree.file("DEBIAN/control", control.as_bytes(), 0o644)?;
     let daemons = read("daemons.sh")?;
     for script in ["postinst", "prerm", "postrm"] {
@@ -309,5 +362,61 @@ mod tests {
         let own = user_unit();
         assert!(!own.contains("User=") && !own.contains("Capability"), "{own}");
         assert!(own.contains("WantedBy=default.target"), "{own}");
+    }
+
+    /// Runs a command to its end, and returns what it prints.
+    fn ok(command: &mut Command) -> String {
+        let ran = command.stdin(Stdio::null()).output().expect("it runs");
+        let [out, err] = [&ran.stdout, &ran.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(ran.status.success(), "{command:?}\n{out}\n{err}");
+        out
+    }
+
+    /// Packs the same programs with another mask for new files, below a directory of its own.
+    fn packed(name: &str, mask: &str) -> (PathBuf, PathBuf) {
+        let directory = std::env::temp_dir().join(format!("xtask-deb-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        // Members of its group own what is made in it, too.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o2755)).expect("ours");
+        let elf = [b"\x7fELF".as_slice(), &[0; 14], &[62, 0, 1, 2]].concat();
+        for program in ["program", "rpm-observe"] {
+            fs::write(directory.join(program), &elf).expect("a program");
+        }
+        let workspace = Workspace::load().expect("the workspace");
+        let mut pack = Command::new("sh");
+        pack.args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", mask])
+            .arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["xtask", "deb"])
+            .args([directory.join("program"), directory.join("out")])
+            .current_dir(&workspace.root)
+            // The clock of a machine may be behind that of the one which made the commit.
+            .env("SOURCE_DATE_EPOCH", "4102444800");
+        let package = ok(&mut pack);
+        (directory, PathBuf::from(package.trim()))
+    }
+
+    #[test]
+    fn the_same_programs_give_the_same_package() {
+        let (first, one) = packed("first", "022");
+        let (second, other) = packed("the-second", "077");
+        assert!(
+            fs::read(&one).expect("it") == fs::read(&other).expect("it"),
+            "{} differs from {}",
+            one.display(),
+            other.display()
+        );
+        let list = ok(Command::new("dpkg-deb")
+            .arg("--contents")
+            .arg(&one)
+            .env("TZ", "UTC"));
+        assert!(list.contains("./usr/share/man/man1/rpmx-start.1.gz"), "{list}");
+        for line in list.lines() {
+            let same = line.contains(" root/root ") && line.contains(" 2100-01-01 00:00 ");
+            let mode = ["drwxr-xr-x ", "-rwxr-xr-x ", "-rw-r--r-- "];
+            assert!(same && mode.iter().any(|mode| line.starts_with(mode)), "{line}");
+        }
+        for directory in [first, second] {
+            fs::remove_dir_all(directory).expect("it is ours");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
+use super::program::Target;
 use crate::workspace::{Workspace, cargo};
 
 /// Its file, in the directory of what is given to users.
@@ -15,19 +16,23 @@ const FILE: &str = "rpmx.cdx.json";
 /// What divides a package from its licence in the output of `cargo tree`.
 const DIVIDER: &str = " | ";
 
-/// Writes it for the programs of `target`, and returns where it is.
-pub(super) fn write(workspace: &Workspace, target: &str, directory: &Path) -> anyhow::Result<PathBuf> {
+/// Writes it, and returns where it is.
+pub(super) fn write(workspace: &Workspace, directory: &Path) -> anyhow::Result<PathBuf> {
     let path = directory.join(FILE);
-    let text = serde_json::to_string_pretty(&bill(workspace, target)?)?;
+    let text = serde_json::to_string_pretty(&bill(workspace)?)?;
     fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-fn bill(workspace: &Workspace, target: &str) -> anyhow::Result<Value> {
+/// Of the programs for all processors, also those that cannot be built here.
+fn bill(workspace: &Workspace) -> anyhow::Result<Value> {
     let lock = workspace.root.join("Cargo.lock");
     let lock = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
     let checksums = checksums(&lock);
-    let linked = linked(workspace, target)?;
+    let mut linked = BTreeSet::new();
+    for target in Target::all() {
+        linked.extend(linked_for(workspace, &target.triple())?);
+    }
     let components: Vec<Value> = linked
         .iter()
         .filter_map(|package| package.component(&checksums))
@@ -74,7 +79,7 @@ impl Linked {
 }
 
 /// Asks cargo. What only builds and tests need is left out.
-fn linked(workspace: &Workspace, target: &str) -> anyhow::Result<BTreeSet<Linked>> {
+fn linked_for(workspace: &Workspace, target: &str) -> anyhow::Result<BTreeSet<Linked>> {
     let output = cargo()
         .args(["tree", "--locked", "--package", "rpm", "--target", target])
         .args(["--edges", "normal", "--prefix", "none"])
@@ -143,8 +148,7 @@ mod tests {
     #[test]
     fn everything_that_is_linked_has_a_licence_and_a_hash() {
         let workspace = Workspace::load().expect("a workspace");
-        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let bill = bill(&workspace, &target).expect("it is made");
+        let bill = bill(&workspace).expect("it is made");
         let components = bill["components"].as_array().expect("a list");
         let named = |name: &str| components.iter().any(|it| it["name"] == name);
         for (name, linked) in [
@@ -167,6 +171,6 @@ mod tests {
                 "{component}"
             );
         }
-        assert_eq!(bill, super::bill(&workspace, &target).expect("again"));
+        assert_eq!(bill, super::bill(&workspace).expect("again"));
     }
 }

@@ -244,6 +244,9 @@ pub(crate) enum Command {
     Ready {
         /// Names or ids [default: all that are not stopped]
         targets: Vec<String>,
+        /// Print JSON: each app with its instances, and why it is not ready
+        #[arg(long)]
+        json: bool,
     },
     /// Show what this system permits, and how to get more
     Doctor {

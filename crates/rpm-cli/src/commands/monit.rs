@@ -29,13 +29,13 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use rpm_wire::api::Process;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use super::terminal::{OtherScreen, Signals};
-use super::{be_silent, concluded, event_loop, read};
+use super::{be_silent, concluded, event_loop, read, tell};
 use crate::args::Client;
 use crate::output::colours_wanted;
-use daemon::{Following, Seen, carry_out, look};
+use daemon::{Following, Reply, Seen, carry_out, look};
 pub(super) use input::{Input, inputs};
 use machine::Sampler;
 use screen::{Effect, Screen};
@@ -46,6 +46,8 @@ const QUEUE: usize = 256;
 /// Interval of looks at the machine; the first one comes sooner, as a share of time needs two looks.
 const MACHINE: Duration = Duration::from_secs(1);
 const MACHINE_FIRST: Duration = Duration::from_millis(250);
+/// After the screen was left: for changes to be sent and answered. What takes longer goes on in the daemon.
+const SETTLING: Duration = Duration::from_secs(1);
 /// What is not the answer to a key is drawn at most this often.
 const FRAME: Duration = Duration::from_millis(50);
 
@@ -70,9 +72,37 @@ async fn monit(coloured: bool) -> anyhow::Result<()> {
     let other = OtherScreen::open().context("the terminal cannot be used")?;
     let terminal =
         Terminal::new(CrosstermBackend::new(io::stdout())).context("the terminal cannot be used")?;
-    tokio::select! {
-        ended = signals.next() => Err(ended.into()),
-        ended = show(terminal, &other, first, theme(coloured)) => ended,
+    let left = tokio::select! {
+        ended = signals.next() => return Err(ended.into()),
+        left = show(terminal, &other, first, theme(coloured)) => left?,
+    };
+    drop(other);
+    left.settle().await;
+    Ok(())
+}
+
+/// Changes that were asked for and not answered when the screen was left.
+struct Unanswered {
+    running: Vec<String>,
+    replies: mpsc::Receiver<Reply>,
+}
+
+impl Unanswered {
+    /// Says what became of them: a moment after the last key they may not be sent yet.
+    async fn settle(mut self) {
+        let until = Instant::now() + SETTLING;
+        while !self.running.is_empty() {
+            let Ok(Some(reply)) = timeout_at(until, self.replies.recv()).await else {
+                break;
+            };
+            self.running.retain(|label| *label != reply.label);
+            match reply.result {
+                Ok(text) | Err(text) => tell(text),
+            }
+        }
+        for label in self.running {
+            tell(format!("{label}: goes on"));
+        }
     }
 }
 
@@ -92,7 +122,7 @@ async fn show(
     other: &OtherScreen,
     first: Vec<Process>,
     theme: Theme,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Unanswered> {
     let began = Instant::now();
     let mut screen = Screen::new(theme);
     screen.host = host();
@@ -141,10 +171,13 @@ async fn show(
             }
             _ = looks.tick() => { screen.handle_machine(sampler.read()); false }
             output = following.next() => { screen.handle_output(output); false }
-            Some(reply) = replies.recv() => { screen.handle_reply(reply); true }
+            Some(reply) = replies.recv() => { screen.now = began.elapsed(); screen.handle_reply(reply); true }
             input = inputs.recv() => {
+                screen.now = began.elapsed();
                 match input.map(|input| screen.handle_input(input)) {
-                    None | Some(Effect::Quit) => return Ok(()),
+                    None | Some(Effect::Quit) => {
+                        return Ok(Unanswered { running: screen.running, replies });
+                    }
                     Some(Effect::Run(request)) => drop(tokio::spawn(carry_out(request, said.clone()))),
                     Some(Effect::Mouse(wanted)) => other.take_mouse(wanted)?,
                     Some(Effect::Nothing) => {}

@@ -1,20 +1,26 @@
 //! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that, of alerts and of logs.
 
-use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use comfy_table::Table;
+use jiff::Timestamp;
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
-use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
+use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, ObserveTls, Status};
 use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE, Http};
 use rpm_wire::otlp::{OTLP_FILE, Otlp};
+use rpm_wire::receivers::Receiving;
+use serde::Serialize;
 
+use super::receivers::receivers;
 use super::{event_loop, read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
 use crate::connect::connect;
 use crate::files::write_private;
 use crate::home::{Home, home_dir};
 use crate::output::Output;
+use crate::render::{self, Look};
 use crate::resolve::Surroundings;
 
 /// Carries out the command.
@@ -41,13 +47,13 @@ pub(super) async fn switch(switch: &Switch, output: &mut Output) -> anyhow::Resu
 ///
 /// # Errors
 /// The daemon cannot be started or asked, or the process does not come online.
-pub fn observed() -> anyhow::Result<SocketAddr> {
+pub fn observed() -> anyhow::Result<ObserveSpec> {
     event_loop()?.block_on(async {
         let present: ObserveInfo = read("/v1/observe").await?;
         let process = present.process.as_ref();
         let is_online = process.is_some_and(|process| process.status == Status::Online);
         if let (Some(spec), true) = (&present.observe, is_online) {
-            return Ok(spec.listen);
+            return Ok(spec.clone());
         }
         let request = ObserveRequest {
             unless_on: present.observe.is_none(),
@@ -56,10 +62,8 @@ pub fn observed() -> anyhow::Result<SocketAddr> {
         };
         let _: ChangeReply = session().await?.post("/v1/observe", &request).await?;
         let now: ObserveInfo = read("/v1/observe").await?;
-        let spec = now
-            .observe
-            .context("the process of `rpm observe on` was turned off meanwhile")?;
-        Ok(spec.listen)
+        now.observe
+            .context("the process of `rpm observe on` was turned off meanwhile")
     })
 }
 
@@ -87,12 +91,12 @@ async fn serve(observe: Option<ObserveSpec>, output: &mut Output) -> anyhow::Res
 
 /// Where the metrics are, for a reader on this machine.
 fn url(spec: &ObserveSpec) -> String {
-    format!("http://{}/metrics", spec.listen)
+    format!("{}://{}/metrics", spec.scheme(), spec.listen)
 }
 
 /// The settings that the options are, as the daemon takes them.
 fn settings(wish: &Observe, around: &Surroundings) -> anyhow::Result<ObserveSpec> {
-    let absolute = |path| {
+    let absolute = |path: &Path| {
         let path = around.absolute(path);
         let text = path.to_str().map(str::to_owned);
         text.ok_or_else(|| anyhow!("the path {} is not UTF-8", path.display()))
@@ -100,6 +104,14 @@ fn settings(wish: &Observe, around: &Surroundings) -> anyhow::Result<ObserveSpec
     Ok(ObserveSpec {
         listen: wish.listen,
         token_file: wish.token_file.as_deref().map(absolute).transpose()?,
+        tls: match (&wish.tls_cert, &wish.tls_key) {
+            (Some(cert), Some(key)) => Some(ObserveTls {
+                cert: absolute(cert)?,
+                key: absolute(key)?,
+                client_ca: wish.tls_client_ca.as_deref().map(absolute).transpose()?,
+            }),
+            _ => None,
+        },
     })
 }
 
@@ -108,8 +120,13 @@ async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
         true => read("/v1/observe").await?,
         false => ObserveInfo::default(),
     };
+    let receivers = match &info.observe {
+        Some(spec) => Some(receivers(spec).await),
+        None => None,
+    };
     if json {
-        return Ok(output.json(&info)?);
+        let receivers = receivers.and_then(Result::ok);
+        return Ok(output.json(&Shown { info, receivers })?);
     }
     let Some(spec) = &info.observe else {
         return Ok(output.line("off")?);
@@ -118,9 +135,33 @@ async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
         .process
         .as_ref()
         .map_or(Status::Stopped, |process| process.status);
-    let pid = info.process.and_then(|process| process.pid);
+    let pid = info.process.as_ref().and_then(|process| process.pid);
     let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    Ok(output.line(format_args!("{}: {}{pid}", status.as_str(), url(spec)))?)
+    output.line(format_args!("{}: {}{pid}", status.as_str(), url(spec)))?;
+    match receivers {
+        Some(Ok(all)) if !all.is_empty() => {
+            let columns = Table::new().width().map(usize::from);
+            let columns = columns.filter(|_| output.look != Look::Plain);
+            let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+            output.line("")?;
+            for line in render::receivers(&all, now_ms, columns) {
+                output.line(line)?;
+            }
+        }
+        Some(Err(error)) => tell(format!("it does not say who gets logs and alerts: {error:#}")),
+        Some(Ok(_)) | None => {}
+    }
+    Ok(())
+}
+
+/// As it is shown to programs.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    info: ObserveInfo,
+    /// Who gets logs, alerts, metrics and spans; absent if the process does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receivers: Option<Vec<Receiving>>,
 }
 
 /// What a file says of the metrics, carried out after its apps.
@@ -141,6 +182,7 @@ pub(super) async fn apply(
         Observing::On {
             listen,
             token_file,
+            tls,
             alerts,
             logs,
             otlp,
@@ -152,6 +194,7 @@ pub(super) async fn apply(
             Some(ObserveSpec {
                 listen: listen.unwrap_or(usual.listen),
                 token_file,
+                tls,
             })
         }
     };

@@ -16,6 +16,9 @@ use crate::files::replace;
 use crate::home::like_pm2;
 use crate::output::Output;
 
+/// The package's service for users who have no root.
+const PACKAGED: &str = "/usr/lib/systemd/user/rpmx.service";
+
 /// An init system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
@@ -210,7 +213,10 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
         init.name(),
         word(&service.user)
     ))?;
-    bail!("only root may do that; type the line above")
+    let packaged = init == Init::Systemd && Path::new(PACKAGED).exists();
+    let own = ", or without root `systemctl --user enable --now rpmx` and `loginctl enable-linger`";
+    let own = if packaged { own } else { "" };
+    bail!("only root may do that; type the line above{own}")
 }
 
 fn service(init: Init, args: &StartupArgs) -> anyhow::Result<Service> {

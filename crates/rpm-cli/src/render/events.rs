@@ -7,7 +7,7 @@ use rpm_wire::dayjs::format_time;
 use rpm_wire::events::{Head, Lost, Subject, Tone, What};
 
 use super::Look;
-use super::table::{columns_of, cut, visible};
+use super::table::{LEAST_TEXT, columns_of, cut, visible, wrapped};
 
 /// The time in front, in the local zone; it is as wide in every month.
 const TIME: &str = "MMM DD HH:mm:ss";
@@ -17,8 +17,6 @@ const GAP: &str = "  ";
 const WIDEST_NAME: usize = 24;
 /// The events of the daemon itself.
 const DAEMON: &str = "-";
-/// Narrower terminals wrap the lines themselves: a column of a few letters would be no better.
-const LEAST_TEXT: usize = 24;
 
 const DIM: &str = "\u{1b}[2m";
 const RESET: &str = "\u{1b}[0m";
@@ -98,23 +96,7 @@ impl EventLines {
 
     /// The words in as many lines as they need behind the indentation.
     fn wrapped(&self, text: &str, indent: usize) -> Vec<String> {
-        let room = self.columns.map(|columns| columns.saturating_sub(indent));
-        let Some(room) = room.filter(|room| *room >= LEAST_TEXT) else {
-            return vec![text.to_owned()];
-        };
-        let mut lines = vec![String::new()];
-        for word in text.split(' ') {
-            let last = lines.last_mut().map(|line| (columns_of(line), line));
-            match last {
-                Some((0, line)) => line.push_str(word),
-                Some((width, line)) if width + 1 + columns_of(word) <= room => {
-                    line.push(' ');
-                    line.push_str(word);
-                }
-                Some(_) | None => lines.push(word.to_owned()),
-            }
-        }
-        lines
+        wrapped(text, self.columns.map(|columns| columns.saturating_sub(indent)))
     }
 
     fn dim(&self, text: &str) -> String {

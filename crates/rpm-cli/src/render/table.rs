@@ -52,6 +52,9 @@ const MIN_WIDTH: u16 = 60;
 /// The same for the table of processes, which needs less: columns are dropped, and names are cut.
 const MIN_PROCESSES_WIDTH: u16 = 34;
 
+/// Narrower terminals wrap the lines themselves: a column of a few letters would be no better.
+pub(super) const LEAST_TEXT: usize = 24;
+
 /// Columns are dropped before names become shorter than this.
 const NAME_WANTED: usize = 20;
 
@@ -129,6 +132,26 @@ fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) 
 /// Display width of the text.
 pub(super) fn columns_of(text: &str) -> usize {
     Span::raw(text).width()
+}
+
+/// The words in as many lines of this display width as they need; `None`: in one.
+pub(super) fn wrapped(text: &str, room: Option<usize>) -> Vec<String> {
+    let Some(room) = room.filter(|room| *room >= LEAST_TEXT) else {
+        return vec![text.to_owned()];
+    };
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().map(|line| (columns_of(line), line));
+        match last {
+            Some((0, line)) => line.push_str(word),
+            Some((width, line)) if width + 1 + columns_of(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// The text cut to this display width, with a `…` if something is missing.

@@ -14,7 +14,7 @@ pub(super) async fn scrape(State(handle): State<Handle>) -> Result<axum::Json<Sc
     let mut running = JoinSet::new();
     for targets in by_app(&targets) {
         let handle = handle.clone();
-        running.spawn(async move { ask(targets, |worker, end| handle.give(worker, end)).await });
+        running.spawn(async move { ask(targets, &handle).await });
     }
     let mut pages = last;
     for read in running.join_all().await {

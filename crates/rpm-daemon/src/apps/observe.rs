@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use rpm_wire::api::{AppSpec, ExecMode, OBSERVE, ObserveSpec};
+use rpm_wire::api::{AppSpec, ExecMode, OBSERVE, ObserveSpec, ObserveTls};
 
 /// The command, and its options.
 const COMMAND: &str = "observe";
 const LISTEN: &str = "--listen";
 const TOKEN_FILE: &str = "--token-file";
+const TLS_CERT: &str = "--tls-cert";
+const TLS_KEY: &str = "--tls-key";
+const TLS_CLIENT_CA: &str = "--tls-client-ca";
 /// What the kernel adds to the path of a program whose file was replaced.
 const REPLACED: &str = " (deleted)";
 
@@ -18,8 +21,17 @@ pub(crate) fn app_of(
     wanted: &ObserveSpec,
 ) -> AppSpec {
     let mut args = vec![COMMAND.to_owned(), LISTEN.to_owned(), wanted.listen.to_string()];
-    if let Some(file) = &wanted.token_file {
-        args.extend([TOKEN_FILE.to_owned(), file.clone()]);
+    let tls = wanted.tls.as_ref();
+    for (option, file) in [
+        (TOKEN_FILE, wanted.token_file.as_ref()),
+        (TLS_CERT, tls.map(|tls| &tls.cert)),
+        (TLS_KEY, tls.map(|tls| &tls.key)),
+        (TLS_CLIENT_CA, tls.and_then(|tls| tls.client_ca.as_ref())),
+    ] {
+        args.extend(
+            file.into_iter()
+                .flat_map(|file| [option.to_owned(), file.clone()]),
+        );
     }
     AppSpec {
         name: OBSERVE.to_owned(),
@@ -37,13 +49,21 @@ pub(crate) fn app_of(
 
 /// The settings that [`app_of`] made an app from.
 pub(crate) fn settings_of(spec: &AppSpec) -> Option<ObserveSpec> {
+    // The first word is the command; an option is followed by its value.
+    let pairs = spec.args.get(1..)?.chunks_exact(2);
     let of = |option: &str| {
-        let at = spec.args.iter().position(|arg| arg == option)?;
-        spec.args.get(at + 1)
+        let mut pairs = pairs.clone();
+        pairs.find_map(|pair| (pair[0] == option).then(|| &pair[1]))
     };
+    let tls = of(TLS_CERT).zip(of(TLS_KEY)).map(|(cert, key)| ObserveTls {
+        cert: cert.clone(),
+        key: key.clone(),
+        client_ca: of(TLS_CLIENT_CA).cloned(),
+    });
     Some(ObserveSpec {
         listen: of(LISTEN)?.parse().ok()?,
         token_file: of(TOKEN_FILE).cloned(),
+        tls,
     })
 }
 
@@ -61,10 +81,22 @@ mod tests {
 
     #[test]
     fn the_settings_are_in_the_app() {
-        for (listen, token_file) in [("127.0.0.1:9209", None), ("[::]:1", Some("/run/--listen"))] {
+        let tls = |client_ca: Option<&str>| {
+            Some(ObserveTls {
+                cert: "--tls-key".to_owned(),
+                key: "/a.key".to_owned(),
+                client_ca: client_ca.map(str::to_owned),
+            })
+        };
+        for (listen, token_file, tls) in [
+            ("127.0.0.1:9209", None, None),
+            ("[::]:1", Some("--listen"), tls(None)),
+            ("[::]:1", Some("/run/token"), tls(Some("/ca"))),
+        ] {
             let wanted = ObserveSpec {
                 listen: listen.parse().expect("an address"),
                 token_file: token_file.map(str::to_owned),
+                tls,
             };
             let app = app_of("/usr/bin/rpm".to_owned(), std::iter::empty(), &wanted);
             assert_eq!(settings_of(&app), Some(wanted));

@@ -204,7 +204,7 @@ impl Drains {
 fn seen(ctx: &Context<'_>, worker: WorkerId, look: &Look) -> Option<Seen> {
     let found = look.of(worker)?;
     let held = ctx.workers.get(&worker);
-    let has_page = held.is_some_and(|held| held.spec.metrics_path.is_some());
+    let has_page = held.is_some_and(|held| held.spec.has_metrics());
     Some(Seen {
         queued: found.queued,
         half_open: !look.handshakes_are_over(found),

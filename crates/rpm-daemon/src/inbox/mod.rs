@@ -18,10 +18,11 @@ use crate::logs::LogSink;
 use crate::node::agents::AgentEvent;
 use crate::node::channel::ChannelEvent;
 use crate::node::messages::Subscription;
+use crate::node::prom_client::Answer;
 use crate::orders::{Accepted, Change};
 use crate::processes::ProcessEvent;
 use crate::processes::health::HealthEvent;
-use crate::processes::pages::Target;
+use crate::processes::pages::{Reach, Target};
 use crate::processes::progress::Watcher;
 use crate::proxy::fronts::Parting;
 use crate::sockets::calls::Called;
@@ -130,6 +131,8 @@ pub(crate) enum Request {
     Scrape(Reply<Asked>),
     /// Give a worker this connection; `false`: it cannot be given any.
     Give(WorkerId, OwnedFd, Reply<bool>),
+    /// Ask a worker for its metrics over its channel: where the answer comes.
+    AskPromClient(WorkerId, Reply<oneshot::Receiver<Answer>>),
     /// Find out why calls of programs cannot be intercepted, if they cannot.
     ProbeInterception(Reply<Option<String>>),
     /// Get ready for another binary: write the state, for it to read. The daemon's directory.
@@ -225,13 +228,19 @@ impl Handle {
         answer.await.map_err(|_| ShuttingDown)
     }
 
-    /// Gives a worker a connection; `false`: it is gone, or cannot be given any.
-    pub(crate) async fn give(&self, worker: WorkerId, connection: OwnedFd) -> bool {
+    async fn send(&self, event: Event) -> Result<(), ShuttingDown> {
+        self.events.send(event).await.map_err(|_| ShuttingDown)
+    }
+}
+
+impl Reach for Handle {
+    async fn give(&self, worker: WorkerId, connection: OwnedFd) -> bool {
         let given = self.ask(|reply| Request::Give(worker, connection, reply)).await;
         given.unwrap_or(false)
     }
 
-    async fn send(&self, event: Event) -> Result<(), ShuttingDown> {
-        self.events.send(event).await.map_err(|_| ShuttingDown)
+    async fn ask_prom_client(&self, worker: WorkerId) -> Option<Answer> {
+        let asked = self.ask(|reply| Request::AskPromClient(worker, reply)).await;
+        asked.ok()?.await.ok()
     }
 }

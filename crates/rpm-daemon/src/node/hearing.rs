@@ -10,6 +10,7 @@ use crate::node::cluster;
 use crate::node::handoff::{self, Handoffs};
 use crate::node::heartbeat::probe;
 use crate::node::messages::Subscribers;
+use crate::node::prom_client::Questions;
 use crate::sockets::ports::Ports;
 use crate::workers::worker::Awaiting;
 
@@ -19,6 +20,7 @@ pub(crate) struct Hearing<'a> {
     pub(crate) handoffs: &'a mut Handoffs,
     pub(crate) actions: &'a mut Actions,
     pub(crate) subscribers: &'a mut Subscribers,
+    pub(crate) questions: &'a mut Questions,
 }
 
 impl Hearing<'_> {
@@ -26,7 +28,10 @@ impl Hearing<'_> {
     pub(crate) fn hear(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
         let message = match message {
             Ok(message) => message,
-            Err(error) => return cluster::malformed(&mut self.ports, worker, &error),
+            Err(error) => {
+                self.questions.unread(worker, &error.to_string());
+                return cluster::malformed(&mut self.ports, worker, &error);
+            }
         };
         match message {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
@@ -41,6 +46,7 @@ impl Hearing<'_> {
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
             FromWorker::Ready => self.ports.input(Input::Ready { worker }),
+            FromWorker::Message(message) if self.questions.hear(worker, &message) => {}
             FromWorker::Message(message) => {
                 self.subscribers.publish(worker, &message, self.ports.workers);
                 self.actions.hear(worker, &message, self.ports.workers);
@@ -56,6 +62,7 @@ impl Hearing<'_> {
             process.channel = None;
         }
         self.handoffs.take_back(worker);
+        self.questions.forget(worker);
     }
 
     fn listens(&mut self, worker: WorkerId) {

@@ -9,4 +9,5 @@ pub(crate) mod hearing;
 pub(crate) mod heartbeat;
 pub(crate) mod messages;
 pub(crate) mod places;
+pub(crate) mod prom_client;
 pub(crate) mod rescue;

@@ -37,7 +37,7 @@ pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
         front_settings::check(spec),
         watch(spec),
         health::check_spec(spec, delivery),
-        metrics(spec),
+        metrics(spec, delivery),
         weights(spec),
         surge(spec),
         keep_alive(spec),
@@ -208,7 +208,19 @@ fn unwritable(path: &Path) -> Option<String> {
     })
 }
 
-fn metrics(spec: &AppSpec) -> Checked {
+fn metrics(spec: &AppSpec, delivery: Delivery) -> Checked {
+    if spec.asks_prom_client() && !delivery.may_be_handed() {
+        return Err(failure(
+            "prom_client is for Node in cluster mode: its workers get the messages of prom-client",
+            Some("add -i 1, or use --metrics-path"),
+        ));
+    }
+    if spec.asks_prom_client() && spec.metrics_path.is_some() {
+        return Err(failure(
+            "metrics_path and prom_client are two ways to the same metrics",
+            Some("choose one of them"),
+        ));
+    }
     let path = spec.metrics_path.as_deref().unwrap_or("/");
     if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());

@@ -93,25 +93,49 @@ impl Orders<'_> {
     }
 }
 
-/// Whether the process could serve anybody. What is in the token's file it checks itself.
+/// Whether the process could serve anybody. What is in the files it checks itself.
 fn check(wanted: &ObserveSpec) -> Result<(), ApiError> {
     let address = wanted.listen.ip();
-    match &wanted.token_file {
-        None if !address.is_loopback() => Err(failure(
+    if wanted.token_file.is_none() && !wanted.certifies_clients() && !address.is_loopback() {
+        return Err(failure(
             format!(
                 "{address} can be reached from other machines, and the metrics name your apps and what they do"
             ),
             Some("give a token with --token-file, or listen on 127.0.0.1"),
-        )),
-        Some(file) if !Path::new(file).is_absolute() => Err(failure(
-            format!("the path of the token's file, {file:?}, is not absolute"),
+        ));
+    }
+    if let Some(file) = &wanted.token_file {
+        is_file(
+            file,
+            "the token",
+            "make one: (umask 077; openssl rand -hex 16 > token)",
+        )?;
+    }
+    let Some(tls) = &wanted.tls else { return Ok(()) };
+    let files = [("the certificate", &tls.cert), ("the private key", &tls.key)];
+    let authorities = tls.client_ca.iter().map(|file| ("the authorities", file));
+    files.into_iter().chain(authorities).try_for_each(|(what, file)| {
+        is_file(
+            file,
+            what,
+            "it must be a file in PEM that the daemon's user may read",
+        )
+    })
+}
+
+fn is_file(path: &str, what: &str, hint: &str) -> Result<(), ApiError> {
+    if !Path::new(path).is_absolute() {
+        return Err(failure(
+            format!("the path of the file with {what}, {path:?}, is not absolute"),
             None,
+        ));
+    }
+    match Path::new(path).is_file() {
+        true => Ok(()),
+        false => Err(failure(
+            format!("cannot read {what} in {path}: it is no file"),
+            Some(hint),
         )),
-        Some(file) if !Path::new(file).is_file() => Err(failure(
-            format!("cannot read the token in {file}: it is no file"),
-            Some("make one: (umask 077; openssl rand -hex 16 > token)"),
-        )),
-        Some(_) | None => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rpm_core::protocol::Input;
 use rpm_core::{Core, WorkerId};
-use rpm_listen::{Listeners, private_mark};
+use rpm_listen::Listeners;
 use rpm_proxy::Address;
 use rpm_proxy::health::{ProbeError, probe};
 use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
@@ -24,6 +24,7 @@ use crate::events::Journal;
 use crate::events::subject::Facts;
 use crate::failure::failure;
 use crate::node::handoff::Handoffs;
+use crate::proxy::credentials::private;
 use crate::workers::worker::{Awaiting, Outgoing, Worker, Workers};
 
 /// Each request of a health check is an event of the daemon's loop.
@@ -158,8 +159,7 @@ impl Context<'_> {
         match self.core.worker(worker) {
             Some(view) if view.launching => {
                 let socket = self.listeners.private_address(worker);
-                let mark = private_mark();
-                Ok(socket.map(|socket| Address { socket, mark }))
+                Ok(socket.map(private))
             }
             Some(_) | None => Err(()),
         }

@@ -1,17 +1,17 @@
-//! The pages of metrics that apps have themselves (`metrics_path`), asked of each worker by itself.
+//! The pages of metrics that apps have themselves (`metrics_path`, `prom_client`), asked of each worker by itself.
 //!
 //! How one worker is reached depends on how its clients reach it. Behind the proxy it has an address of its own. A Node worker is given a
 //! connection over its channel, as for a health check. Any other program is asked at its public address, where the kernel chooses who answers:
 //! as many connections are made as it takes until each worker has accepted one, which the kernel's table of sockets tells before anything is
-//! sent.
+//! sent. A worker whose metrics are prom-client's is asked over its channel, and answers in JSON.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rpm_core::{AppId, Core, WorkerId};
-use rpm_listen::{Listeners, private_mark};
+use rpm_core::{AppId, WorkerId};
+use rpm_listen::Listeners;
 use rpm_proxy::Address;
 use rpm_proxy::health::{PageError, page};
 use rpm_sys::sock_diag;
@@ -21,8 +21,11 @@ use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::apps::app::Apps;
+use crate::apps::catalog::Catalog;
+use crate::events::subject::Facts;
 use crate::node::handoff::Handoffs;
+use crate::node::prom_client::Answer;
+use crate::proxy::credentials::private;
 use crate::workers::worker::{Awaiting, Outgoing, Workers};
 
 /// Time for a page, and for all pages of an app at its public address.
@@ -41,6 +44,7 @@ pub(crate) struct Target {
     pub(crate) app: AppId,
     /// What is said of it, still without a page.
     pub(crate) about: ScrapedPage,
+    /// Where the page is; of no meaning to prom-client.
     path: String,
     leader: u32,
     way: Way,
@@ -55,6 +59,8 @@ enum Way {
     Given,
     /// At the address of all workers.
     Public(SocketAddr),
+    /// By a message to prom-client in it.
+    PromClient,
     /// Not at all.
     None(&'static str),
 }
@@ -66,65 +72,78 @@ enum NoPage {
     Way(&'static str),
     #[error("no answer within {} ms", PAGE_DEADLINE.as_millis())]
     Late,
+    #[error("{0}")]
+    PromClient(String),
+    #[error(
+        "prom-client in it does not answer ({} ms): does the app make an AggregatorRegistry?",
+        PAGE_DEADLINE.as_millis()
+    )]
+    NoAnswer,
     #[error("no connection can be made to it: {0}")]
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Page(#[from] PageError),
 }
 
-/// What is looked up to find workers.
-pub(crate) struct Sight<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) apps: &'a Apps,
-    pub(crate) workers: &'a Workers,
-    pub(crate) listeners: &'a Listeners,
+/// What the daemon does for whoever asks a worker.
+pub(crate) trait Reach {
+    /// Gives the worker a connection; `false`: it is gone, or cannot be given any.
+    fn give(&self, worker: WorkerId, connection: OwnedFd) -> impl Future<Output = bool> + Send;
+    /// Asks prom-client in the worker. It takes as long as it takes; `None`: it is gone, or does not read its messages.
+    fn ask_prom_client(&self, worker: WorkerId) -> impl Future<Output = Option<Answer>> + Send;
 }
 
-impl Sight<'_> {
-    /// All workers that have pages.
-    pub(crate) fn targets(&self) -> Vec<Target> {
-        let workers = self.workers.keys();
-        workers.filter_map(|worker| self.target(*worker)).collect()
-    }
+/// The names of the apps that have pages.
+pub(crate) fn apps(catalog: Catalog<'_>) -> Vec<String> {
+    let has_page = |id: AppId| catalog.present_spec(id).is_some_and(|spec| spec.has_metrics());
+    let apps = catalog.listed().filter(|(id, _)| has_page(*id));
+    apps.map(|(_, app)| app.name.clone()).collect()
+}
 
-    /// How a worker is asked; `None`: it has no page, no process, or is starting.
-    pub(crate) fn target(&self, worker: WorkerId) -> Option<Target> {
-        let held = self.workers.get(&worker)?;
-        let path = held.spec.metrics_path.clone()?;
-        let process = held.process()?;
-        let view = self.core.worker(worker)?;
-        let present = self.core.instance(held.instance).and_then(|view| view.worker());
-        let about = ScrapedPage {
-            app: self.apps.get(&held.app)?.name.clone(),
-            id: held.instance.0,
-            worker: format!("{worker}-{}-{}", process.pid, process.started_at_ms),
-            leaving: present != Some(worker),
-            ..ScrapedPage::default()
-        };
-        // What starts has nothing to say yet, and is no trouble.
-        if !about.leaving && !view.online {
-            return None;
-        }
-        let address = self.listeners.addresses_of(worker).next();
-        let way = match (self.listeners.private_address(worker), address) {
-            (Some(socket), _) => Way::Own(Address {
-                socket,
-                mark: private_mark(),
-            }),
-            (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
-            (None, Some(_)) if about.leaving => Way::None("clients do not reach it at this moment"),
-            (None, Some(address)) => Way::Public(here(address)),
-            (None, None) => Way::None("it listens on no port that the daemon knows"),
-        };
-        Some(Target {
-            worker,
-            app: held.app,
-            about,
-            path,
-            leader: process.pid,
-            way,
-        })
+/// All workers that have pages.
+pub(crate) fn targets(facts: &Facts<'_>) -> Vec<Target> {
+    let workers = facts.workers.keys();
+    workers.filter_map(|worker| target(facts, *worker)).collect()
+}
+
+/// How a worker is asked; `None`: it has no page, no process, or is starting.
+pub(crate) fn target(facts: &Facts<'_>, worker: WorkerId) -> Option<Target> {
+    let held = facts.workers.get(&worker)?;
+    if !held.spec.has_metrics() {
+        return None;
     }
+    let process = held.process()?;
+    let view = facts.core.worker(worker)?;
+    let present = facts.core.instance(held.instance).and_then(|view| view.worker());
+    let about = ScrapedPage {
+        app: facts.apps.get(&held.app)?.name.clone(),
+        id: held.instance.0,
+        worker: format!("{worker}-{}-{}", process.pid, process.started_at_ms),
+        leaving: present != Some(worker),
+        prom_client: held.spec.asks_prom_client(),
+        ..ScrapedPage::default()
+    };
+    // What starts has nothing to say yet, and is no trouble.
+    if !about.leaving && !view.online {
+        return None;
+    }
+    let address = facts.listeners.addresses_of(worker).next();
+    let way = match (facts.listeners.private_address(worker), address) {
+        _ if about.prom_client => Way::PromClient,
+        (Some(socket), _) => Way::Own(private(socket)),
+        (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
+        (None, Some(_)) if about.leaving => Way::None("clients do not reach it at this moment"),
+        (None, Some(address)) => Way::Public(here(address)),
+        (None, None) => Way::None("it listens on no port that the daemon knows"),
+    };
+    Some(Target {
+        worker,
+        app: held.app,
+        about,
+        path: held.spec.metrics_path.clone().unwrap_or_default(),
+        leader: process.pid,
+        way,
+    })
 }
 
 /// The address by which this machine reaches what listens there.
@@ -156,26 +175,33 @@ pub(crate) fn give(
     channel.is_some_and(|it| it.send(message, Some(Awaiting::Connection(number))))
 }
 
-/// Asks these workers, which are of one app, side by side where each can be asked alone. `give` gives a worker a connection.
-pub(crate) async fn ask<G>(targets: Vec<Target>, give: impl Fn(WorkerId, OwnedFd) -> G) -> Vec<ScrapedPage>
-where
-    G: Future<Output = bool>,
-{
+/// Asks these workers, which are of one app, side by side where each can be asked alone.
+pub(crate) async fn ask(targets: Vec<Target>, reach: &impl Reach) -> Vec<ScrapedPage> {
     let (public, own): (Vec<Target>, Vec<Target>) = targets
         .into_iter()
         .partition(|target| matches!(target.way, Way::Public(_)));
     let mut pages = Vec::new();
     let asked = own
         .iter()
-        .map(|target| timeout(PAGE_DEADLINE, ask_one(target, &give)));
+        .map(|target| timeout(PAGE_DEADLINE, ask_one(target, reach)));
     let (answers, found) = tokio::join!(together(asked), ask_public(&public));
     for (target, answer) in own.iter().zip(answers) {
-        pages.push(told(target, answer.unwrap_or(Err(NoPage::Late))));
+        pages.push(told(target, answer.unwrap_or_else(|_| Err(target.late()))));
     }
     for (target, answer) in public.iter().zip(found) {
         pages.push(told(target, answer));
     }
     pages
+}
+
+impl Target {
+    /// It did not answer in time.
+    fn late(&self) -> NoPage {
+        match self.way {
+            Way::PromClient => NoPage::NoAnswer,
+            Way::Own(_) | Way::Given | Way::Public(_) | Way::None(_) => NoPage::Late,
+        }
+    }
 }
 
 fn told(target: &Target, answer: Result<String, NoPage>) -> ScrapedPage {
@@ -212,18 +238,20 @@ async fn together<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
     running.into_iter().filter_map(|(_, outcome)| outcome).collect()
 }
 
-async fn ask_one<G>(target: &Target, give: &impl Fn(WorkerId, OwnedFd) -> G) -> Result<String, NoPage>
-where
-    G: Future<Output = bool>,
-{
+async fn ask_one(target: &Target, reach: &impl Reach) -> Result<String, NoPage> {
     let connection = match target.way {
         Way::Own(address) => address.connect().await?,
         Way::Given => {
             let (ours, theirs) = pair().await?;
-            match give(target.worker, theirs).await {
+            match reach.give(target.worker, theirs).await {
                 true => ours,
                 false => return Err(NoPage::Way("it takes no connection")),
             }
+        }
+        Way::PromClient => {
+            let answer = reach.ask_prom_client(target.worker).await;
+            let answer = answer.ok_or(NoPage::Way("it takes no messages"))?;
+            return answer.map_err(NoPage::PromClient);
         }
         Way::Public(_) => return Err(NoPage::Way("it is asked with the others")),
         Way::None(why) => return Err(NoPage::Way(why)),

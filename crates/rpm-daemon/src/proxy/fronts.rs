@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, Core, GroupId};
 use rpm_keeper::Kept;
-use rpm_listen::{Listeners, Upstream, private_mark};
-use rpm_proxy::{Address, Figures, Front, Proxy, SPANS, Spans, Target, UpstreamFigures, UpstreamId};
+use rpm_listen::{Listeners, Upstream};
+use rpm_proxy::{Figures, Front, Proxy, SPANS, Spans, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -18,6 +18,7 @@ use crate::apps::app::{Apps, cpus};
 use crate::apps::catalog::Catalog;
 use crate::apps::revision::Version;
 use crate::persist::state::Store;
+use crate::proxy::credentials::private;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::settings::settings;
 use crate::workers::worker::Workers;
@@ -357,10 +358,7 @@ impl Context<'_> {
         };
         Target {
             id,
-            addr: Address {
-                socket: upstream.addr,
-                mark: private_mark(),
-            },
+            addr: private(upstream.addr),
             weight: upstream.weight,
             key: holder.map_or_else(known, |worker| worker.instance.0),
             reserved: false,

@@ -80,7 +80,7 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
     check_tcp(spec)?;
     check_head(spec)?;
     check_networks(proxy)?;
-    rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
+    rpm_proxy::check_certificates(&certificates(proxy)).map_err(|error| {
         failure(
             format!("{name} cannot serve TLS: {error}"),
             Some("--tls-cert names a PEM file with the certificate and those above it, --tls-key one with its private key, which the daemon's user may read"),

@@ -242,7 +242,7 @@ fn listens(ports: &mut Ports<'_>, worker: WorkerId, intercepted: Intercepted, ba
 }
 
 /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
-fn listen_on(ports: &Ports<'_>, intercepted: &Intercepted) {
+fn listen_on(ports: &mut Ports<'_>, intercepted: &Intercepted) {
     // The one that is there now: it may be a slot that was put in the place of the program's own.
     let own = intercepted.socket.is_ok();
     let socket = own.then(|| intercepted.from.socket(&intercepted.call));

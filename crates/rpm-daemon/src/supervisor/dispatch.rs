@@ -1,13 +1,15 @@
 //! Requests of other tasks: each is carried out by the room that it concerns, and answered. What the core wants done for it is done at the end of
 //! the step.
 
+use std::time::Instant;
+
 use rpm_core::InstanceId;
 use rpm_core::protocol::Command;
 use rpm_wire::api::{ApiError, ChangeReply};
 
 use super::Supervisor;
 use super::takeover::nothing_begun;
-use crate::inbox::{Begun, Fresh, Look, Request};
+use crate::inbox::{Asked, Begun, Fresh, Look, Request};
 use crate::node::actions::send_line;
 use crate::node::messages;
 use crate::orders::Change;
@@ -47,10 +49,17 @@ impl Supervisor {
                 let call = |targets| self.actions.call(&request, targets, &mut self.workers);
                 reply.send(targets.and_then(call));
             }
-            Request::Scrape(reply) => reply.send(self.scrape()),
+            Request::Scrape(reply) => reply.send(Asked {
+                apps: pages::apps(self.catalog()),
+                targets: pages::targets(&self.facts()),
+                last: self.pages.ask(Instant::now()),
+            }),
             Request::Give(worker, connection, reply) => {
                 let places = (&self.listeners, &mut self.workers);
                 reply.send(pages::give(places, &mut self.handoffs, worker, connection));
+            }
+            Request::AskPromClient(worker, reply) => {
+                reply.send(self.questions.ask(worker, &mut self.workers));
             }
             Request::ProbeInterception(reply) => {
                 self.interception.probe();

@@ -36,6 +36,7 @@ use crate::node::channel::{ChannelEvent, Incoming};
 use crate::node::handoff::{self, Handoffs};
 use crate::node::messages::Subscribers;
 use crate::node::places::AgentPlaces;
+use crate::node::prom_client::Questions;
 use crate::orders::automatic;
 use crate::orders::tickets::Tickets;
 use crate::os::clock::now_ms;
@@ -90,6 +91,8 @@ pub(crate) struct Supervisor {
     actions: Actions,
     /// Who follows the messages of programs.
     subscribers: Subscribers,
+    /// Metrics that programs are asked for over their channels.
+    questions: Questions,
     complaints: Complaints,
     journal: Journal,
     home: Home,
@@ -422,6 +425,7 @@ fn empty(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         upkeep: Upkeep::default(),
         actions: Actions::default(),
         subscribers: Subscribers::default(),
+        questions: Questions::default(),
         complaints: Complaints::default(),
         journal: Journal::start(&home, &logs)?,
         home,

@@ -200,9 +200,11 @@ impl Supervisor {
         }
         self.journal.flush(KEPT_WITHIN);
         match &asked.to {
-            Successor::Binary(binary) => {
-                Some(become_binary(binary, self.succession.as_ref(), &self.listeners))
-            }
+            Successor::Binary(binary) => Some(become_binary(
+                binary,
+                self.succession.as_ref(),
+                &mut self.listeners,
+            )),
             Successor::Next => {
                 info!("the apps are left to the next daemon");
                 // As at a death: socket and state stay as they are, and with the process goes the lock.
@@ -213,7 +215,7 @@ impl Supervisor {
 }
 
 /// Executes `binary` in the place of this program. Returns why that failed.
-fn become_binary(binary: &Path, passed: Option<&Succession>, listeners: &Listeners) -> ApiError {
+fn become_binary(binary: &Path, passed: Option<&Succession>, listeners: &mut Listeners) -> ApiError {
     let Some(passed) = passed else {
         return failure("this daemon cannot pass on its socket", None);
     };

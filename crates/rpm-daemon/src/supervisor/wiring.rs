@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rpm_core::protocol::Input;
-use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_core::{SlotId, WorkerId};
 use rpm_sys::survive;
 use rpm_wire::api::ScrapedPage;
 
@@ -14,7 +14,7 @@ use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::events::Journal;
 use crate::events::subject::Facts;
-use crate::inbox::{Asked, Event};
+use crate::inbox::{Event, Handle};
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
 use crate::node::handoff;
 use crate::node::hearing::Hearing;
@@ -24,7 +24,7 @@ use crate::persist::state::{Known, Store};
 use crate::processes::agent::doubt_agent;
 use crate::processes::ending::Ending;
 use crate::processes::launch::Launching;
-use crate::processes::pages::{self, Sight};
+use crate::processes::pages::{self, Target};
 use crate::sockets::ports::Ports;
 use crate::view::View;
 
@@ -44,49 +44,21 @@ impl Supervisor {
             self.input(input);
         }
         for worker in self.pages.begun() {
-            self.ask_last_page(worker);
+            match pages::target(&self.facts(), worker) {
+                Some(target) => ask_last_page(worker, target, self.handle()),
+                None => self.pages.take(worker, None, Instant::now()),
+            }
         }
         made
     }
 
-    /// Has a worker that has drained give its last page of metrics.
-    fn ask_last_page(&mut self, worker: WorkerId) {
-        let handle = self.handle();
-        let Some(target) = self.sight().target(worker) else {
-            return self.pages.take(worker, None, Instant::now());
-        };
-        tokio::spawn(async move {
-            let read = pages::ask(vec![target], |worker, end| handle.give(worker, end));
-            let page = read.await.pop().filter(|page| page.page.is_some());
-            let page = page.map(|page| ScrapedPage { ended: true, ..page });
-            // A daemon that shuts down does not want to know.
-            let _ = handle.events.send(Event::LastPage(worker, page)).await;
-        });
-    }
-
-    /// What workers are found by.
-    pub(super) fn sight(&self) -> Sight<'_> {
-        Sight {
+    /// What workers are found by, and named.
+    pub(super) fn facts(&self) -> Facts<'_> {
+        Facts {
             core: &self.core,
             apps: &self.apps,
             workers: &self.workers,
             listeners: &self.listeners,
-        }
-    }
-
-    /// What is to be read for somebody who wants all pages of metrics.
-    pub(super) fn scrape(&mut self) -> Asked {
-        let has_page = |id: AppId| {
-            let spec = self.catalog().present_spec(id);
-            spec.is_some_and(|spec| spec.metrics_path.is_some())
-        };
-        let apps = self.catalog().listed().filter(|(id, _)| has_page(*id));
-        let apps = apps.map(|(_, app)| app.name.clone()).collect();
-        let targets = self.sight().targets();
-        Asked {
-            apps,
-            targets,
-            last: self.pages.ask(Instant::now()),
         }
     }
 
@@ -289,6 +261,7 @@ impl Supervisor {
             handoffs: &mut self.handoffs,
             actions: &mut self.actions,
             subscribers: &mut self.subscribers,
+            questions: &mut self.questions,
         }
     }
 
@@ -314,4 +287,15 @@ impl Supervisor {
         let (store, mut known) = self.stored();
         store.write(&mut known, at_once);
     }
+}
+
+/// Has a worker that has drained give its last page of metrics.
+fn ask_last_page(worker: WorkerId, target: Target, handle: Handle) {
+    tokio::spawn(async move {
+        let read = pages::ask(vec![target], &handle);
+        let page = read.await.pop().filter(|page| page.page.is_some());
+        let page = page.map(|page| ScrapedPage { ended: true, ..page });
+        // A daemon that shuts down does not want to know.
+        let _ = handle.events.send(Event::LastPage(worker, page)).await;
+    });
 }

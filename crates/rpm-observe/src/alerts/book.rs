@@ -101,7 +101,14 @@ impl Book {
                 );
                 Kept::default()
             }),
-            Err(_) => Kept::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(error) => {
+                eprintln!(
+                    "alerts: cannot read {} ({error}): what was told before is forgotten",
+                    path.display()
+                );
+                Kept::default()
+            }
         }
     }
 

@@ -13,9 +13,9 @@ const FILES: usize = 50_000;
 /// Bytes of a block, as `st_blocks` counts.
 const BLOCK: u64 = 512;
 
-/// How many bytes of the disk each of these logs takes, with its rotated files, compressed ones too.
+/// How many bytes of the disk each of these logs takes, with its rotated files, compressed ones too. A link is what it leads to, once.
 pub(crate) fn sizes(logs: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, u64> {
-    let mut sizes = BTreeMap::new();
+    let (mut sizes, mut seen) = (BTreeMap::new(), BTreeSet::new());
     let directories: BTreeSet<&Path> = logs.iter().filter_map(|log| log.parent()).collect();
     for directory in directories {
         let Ok(entries) = fs::read_dir(directory) else {
@@ -24,11 +24,8 @@ pub(crate) fn sizes(logs: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, u64> {
         for entry in entries.flatten().take(FILES) {
             let path = entry.path();
             let Some(log) = log_of(&path, logs) else { continue };
-            if let Ok(meta) = entry
-                .metadata()
-                .map_err(drop)
-                .and_then(|meta| meta.is_file().then_some(meta).ok_or(()))
-            {
+            let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
+            if let Some(meta) = meta.filter(|meta| seen.insert((meta.dev(), meta.ino(), log.clone()))) {
                 *sizes.entry(log).or_default() += meta.blocks() * BLOCK;
             }
         }
@@ -62,6 +59,8 @@ pub(crate) fn fullness(path: &Path) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -82,12 +81,21 @@ mod tests {
         ] {
             fs::write(directory.join(name), vec![1; blocks * 4096]).expect("a file");
         }
-        let logs = ["a.log", "a.log-2", "none.log"].map(|name| directory.join(name));
+        fs::write(directory.join("elsewhere"), vec![1; 4096]).expect("a file");
+        for (link, to) in [
+            ("far.log", "elsewhere"),
+            ("far.log.1", "elsewhere"),
+            ("far.log.2", "gone"),
+        ] {
+            symlink(to, directory.join(link)).expect("a link");
+        }
+        let logs = ["a.log", "a.log-2", "none.log", "far.log"].map(|name| directory.join(name));
         let sizes = sizes(&BTreeSet::from(logs.clone()));
         let of = |log: &PathBuf| sizes.get(log).copied();
         assert_eq!(of(&logs[0]), Some(15 * 4096));
         assert_eq!(of(&logs[1]), Some(48 * 4096));
         assert_eq!(of(&logs[2]), None);
+        assert_eq!(of(&logs[3]), Some(4096), "what the links lead to, once");
         let full = fullness(&logs[0]).expect("it lies on a disk");
         assert!((0.0..=100.0).contains(&full), "{full}");
         fs::remove_dir_all(&directory).expect("it is ours");

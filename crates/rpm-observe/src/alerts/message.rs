@@ -52,6 +52,18 @@ pub(crate) struct Message {
     pub at_ms: u64,
 }
 
+impl Message {
+    /// The same, of a rule that says the same and stands before the other's.
+    pub(super) fn is_twin_before(&self, other: &Message) -> bool {
+        let said = |it: &Message| (it.state, it.id, it.at_ms, it.count);
+        self.rule < other.rule
+            && self.key == other.key
+            && self.app == other.app
+            && self.text == other.text
+            && said(self) == said(other)
+    }
+}
+
 /// What an event means for rules.
 pub(super) struct Meaning {
     pub begins: Option<Trigger>,

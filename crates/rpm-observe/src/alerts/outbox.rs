@@ -2,16 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rpm_wire::alerts::{Rule, Shape, Sink};
-use tokio::task::JoinSet;
+use rpm_wire::receivers::{Receiving, Sent};
+use tokio::task::{Id, JoinSet};
 use tokio::time::sleep;
 
 use super::message::Message;
+use super::now_ms;
 use super::send::send;
+use crate::standing::Standing;
 
 /// Messages that wait for one receiver.
 const WAITING: usize = 500;
@@ -31,9 +34,58 @@ const AGAIN: [Duration; 5] = [
 pub struct Counts {
     sent: AtomicU64,
     failed: AtomicU64,
+    /// The receivers, in the order of the rules.
+    receivers: Mutex<Vec<Receiver>>,
+}
+
+/// Somebody who is told.
+#[derive(Debug)]
+struct Receiver {
+    sink: Sink,
+    standing: Arc<Standing>,
+    waiting: usize,
 }
 
 impl Counts {
+    /// Who is told by these rules. What is known of those who were told before stays.
+    fn set_receivers(&self, rules: &[Rule]) {
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now: Vec<Receiver> = Vec::new();
+        for sink in rules.iter().flat_map(|rule| &rule.sinks) {
+            if now.iter().any(|known| known.sink == *sink) {
+                continue;
+            }
+            let before = receivers.iter().position(|known| known.sink == *sink);
+            let receiver = before.map(|at| receivers.swap_remove(at));
+            now.push(receiver.unwrap_or_else(|| Receiver::new(sink)));
+        }
+        *receivers = now;
+    }
+
+    /// So many messages wait for each of them.
+    fn set_waiting(&self, waiting: impl Fn(&Sink) -> usize) {
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        for receiver in receivers.iter_mut() {
+            receiver.waiting = waiting(&receiver.sink);
+        }
+    }
+
+    fn standing(&self, sink: &Sink) -> Option<Arc<Standing>> {
+        let receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = receivers.iter().find(|known| known.sink == *sink);
+        found.map(|receiver| Arc::clone(&receiver.standing))
+    }
+
+    /// Those who are told, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = |receiver: &Receiver| Receiving {
+            behind_messages: Some(receiver.waiting as u64),
+            ..receiver.standing.shown(Sent::Alerts, None, receiver.waiting > 0)
+        };
+        receivers.iter().map(shown).collect()
+    }
+
     /// As the beginning of a page of metrics.
     #[must_use]
     pub fn page(&self) -> String {
@@ -61,6 +113,18 @@ impl Counts {
     }
 }
 
+impl Receiver {
+    fn new(sink: &Sink) -> Receiver {
+        let standing = Standing::default();
+        standing.is_at(sink.shown());
+        Receiver {
+            sink: sink.clone(),
+            standing: Arc::new(standing),
+            waiting: 0,
+        }
+    }
+}
+
 /// What one receiver is told, in order: a recovery must not overtake what it ends.
 #[derive(Debug, Default)]
 struct Lane {
@@ -76,8 +140,9 @@ pub(crate) struct Outbox {
     host: Arc<str>,
     counts: Arc<Counts>,
     lanes: HashMap<Sink, Lane>,
-    /// Letters on their way; each ends with its receiver.
-    underway: JoinSet<Sink>,
+    /// Letters on their way, and who gets them.
+    underway: JoinSet<()>,
+    receivers: HashMap<Id, Sink>,
 }
 
 impl Outbox {
@@ -87,14 +152,28 @@ impl Outbox {
             counts,
             lanes: HashMap::new(),
             underway: JoinSet::new(),
+            receivers: HashMap::new(),
         }
     }
 
-    /// Takes what these rules say.
+    /// Those who are told by these rules.
+    pub(crate) fn set_rules(&self, rules: &[Rule]) {
+        self.counts.set_receivers(rules);
+        self.show();
+    }
+
+    fn show(&self) {
+        let waiting = |sink: &Sink| self.lanes.get(sink).map_or(0, |lane| lane.waiting.len());
+        self.counts.set_waiting(waiting);
+    }
+
+    /// Takes what these rules say. Of rules that say the same, a receiver is told once.
     pub(crate) fn add(&mut self, rules: &[Rule], messages: &[Message]) {
+        let sinks = |message: &Message| rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
         for message in messages {
-            let sinks = rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
-            for sink in sinks {
+            let twins = messages.iter().filter(|other| other.is_twin_before(message));
+            let told: Vec<&Sink> = twins.flat_map(sinks).collect();
+            for sink in sinks(message).iter().filter(|sink| !told.contains(sink)) {
                 self.put(sink, message.clone());
             }
         }
@@ -132,14 +211,27 @@ impl Outbox {
 
     /// Waits until a letter was taken or given up; `None` if none is on its way.
     pub(crate) async fn settled(&mut self) -> Option<()> {
-        // A letter that has ended without its receiver has panicked.
-        if let Ok(sink) = self.underway.join_next().await?
+        let ended = self.underway.join_next_with_id().await?;
+        let has_panicked = ended.is_err();
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+        if let Some(sink) = self.receivers.remove(&id)
             && let Some(lane) = self.lanes.get_mut(&sink)
         {
-            lane.waiting.drain(..lane.in_flight.min(lane.waiting.len()));
+            let messages = lane.in_flight.min(lane.waiting.len());
+            lane.waiting.drain(..messages);
             lane.in_flight = 0;
+            if has_panicked {
+                // It would do so again, and those behind it are to be told.
+                let lost = messages as u64;
+                self.counts.failed.fetch_add(lost, Ordering::Relaxed);
+                if let Some(standing) = self.counts.standing(&sink) {
+                    standing.gave_up(lost, "it could not be written, by a fault of rpm", now_ms());
+                }
+                eprintln!("alerts: {}: messages that are lost: {lost}", sink.shown());
+            }
         }
         self.lanes.retain(|_, lane| !lane.waiting.is_empty());
+        self.show();
         Some(())
     }
 
@@ -148,12 +240,12 @@ impl Outbox {
         for (sink, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_flight == 0) {
             lane.in_flight = at_once(sink).min(lane.waiting.len());
             let messages = lane.waiting.iter().take(lane.in_flight).cloned().collect();
-            let (sink, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
-            self.underway.spawn(async move {
-                deliver(&sink, messages, &host, &counts).await;
-                sink
-            });
+            let (to, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
+            let letter = async move { deliver(&to, messages, &host, &counts).await };
+            let id = self.underway.spawn(letter).id();
+            self.receivers.insert(id, sink.clone());
         }
+        self.show();
     }
 }
 
@@ -174,11 +266,14 @@ fn at_once(sink: &Sink) -> usize {
 
 async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Counts) {
     let count = messages.len() as u64;
+    // A receiver that is in no rule any more is shown nowhere.
+    let standing = counts.standing(sink).unwrap_or_default();
     let mut pauses = AGAIN.iter();
     loop {
         let error = match send(sink, &messages, host).await {
             Ok(_) => {
                 counts.sent.fetch_add(count, Ordering::Relaxed);
+                standing.took(count, now_ms());
                 return;
             }
             Err(error) => error,
@@ -187,14 +282,87 @@ async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Count
         let pause = pauses.next().filter(|_| error.may_pass());
         match pause {
             Some(pause) => {
+                let (now, ms) = (now_ms(), u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+                standing.failed(&error.to_string(), now, now.saturating_add(ms));
                 eprintln!("alerts: {shown}: {error}; tried again in {} s", pause.as_secs());
                 sleep(*pause).await;
             }
             None => {
                 counts.failed.fetch_add(count, Ordering::Relaxed);
+                standing.gave_up(count, &error.to_string(), now_ms());
                 eprintln!("alerts: {shown}: {error}; messages that are lost: {count}");
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_wire::alerts::Trigger;
+
+    use super::super::message::State;
+    use super::super::tests::rule;
+    use super::*;
+
+    fn message(rule: usize, text: &str) -> Message {
+        Message {
+            rule,
+            key: "same".to_owned(),
+            on: Trigger::Crash,
+            state: State::Fired,
+            app: Some("api".to_owned()),
+            id: Some(0),
+            text: text.to_owned(),
+            count: 1,
+            at_ms: 7,
+        }
+    }
+
+    fn outbox() -> Outbox {
+        Outbox::new("h".to_owned(), Arc::default())
+    }
+
+    #[test]
+    fn of_rules_that_say_the_same_a_receiver_is_told_once() {
+        let other = Sink::Exec {
+            command: "other".to_owned(),
+            cwd: "/".to_owned(),
+        };
+        let mut rules = vec![rule(Trigger::Crash), rule(Trigger::Crash)];
+        rules[1].sinks.push(other.clone());
+        let mut outbox = outbox();
+        let messages = [
+            message(0, "one"),
+            message(1, "one"),
+            message(0, "two"),
+            message(0, "two"),
+        ];
+        outbox.add(&rules, &messages);
+        let told = |sink: &Sink| -> Vec<String> {
+            let waiting = outbox.lanes[sink].waiting.iter();
+            waiting.map(|message| message.text.clone()).collect()
+        };
+        assert_eq!(told(&rules[0].sinks[0]), ["one", "two", "two"]);
+        assert_eq!(told(&other), ["one"]);
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_panics_holds_up_nothing() {
+        let rules = [rule(Trigger::Crash)];
+        let mut outbox = outbox();
+        outbox.set_rules(&rules);
+        outbox.add(&rules, &[message(0, "bad"), message(0, "good")]);
+        let sink = &rules[0].sinks[0];
+        outbox.lanes.get_mut(sink).expect("it waits").in_flight = 1;
+        let letter = outbox.underway.spawn(async { panic!("as a letter may") }).id();
+        outbox.receivers.insert(letter, sink.clone());
+        assert_eq!(outbox.settled().await, Some(()));
+        let lane = &outbox.lanes[sink];
+        assert_eq!((lane.in_flight, lane.waiting.len()), (0, 1));
+        assert_eq!(lane.waiting[0].text, "good");
+        assert_eq!(outbox.counts.failed.load(Ordering::Relaxed), 1);
+        outbox.set_rules(&rules);
+        assert_eq!(outbox.counts.receivers()[0].behind_messages, Some(1));
     }
 }

@@ -134,6 +134,7 @@ impl Watcher {
                     // What happens while nobody wants to know is no news.
                     self.seq = None;
                 }
+                self.outbox.set_rules(&rules);
                 self.rules = Arc::new(rules.clone());
                 self.engine.set_rules(rules);
                 self.unread.clear();

@@ -1,23 +1,25 @@
-//! Who gets in. A request must come by a name of this machine (or a web site whose name resolves to loopback could ask), a change from a page
-//! of ours, and all but the page itself and the login with both secrets of a session.
+//! Who gets in. In clear text a request must come by a name of this machine (or a web site whose name resolves to loopback could ask; by TLS
+//! such a site has no certificate), a change from a page of ours, and all but the page itself and the login with both secrets of a session.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{ConnectInfo, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Dashboard;
-use super::keys::{Role, SESSION_MS};
-use crate::access::names_loopback;
+use super::keys::{Opened, Role, SESSION_MS};
+use super::users::Users;
+use crate::access::{Channel, names_loopback};
 use crate::alerts::now_ms;
 
 /// Name of the cookie with the first secret of a session, before the port: browsers keep one of a name for all ports of a host, and several
@@ -45,29 +47,33 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Lets requests pass that come by a name of this machine, and changes that come from a page of ours.
+/// Lets requests pass that come by TLS or by a name of this machine, and changes that come from a page of ours.
 pub(super) async fn guard(
     State(board): State<Arc<Dashboard>>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
     let refused = |why: &str| Refused::new(StatusCode::FORBIDDEN, why).into_response();
-    if !board.near {
-        return refused(
-            "the dashboard is served on a loopback address alone: ask `rpm observe on --listen 127.0.0.1:9209`, and from another machine go through ssh -L",
-        );
+    match board.channel {
+        Channel::Open => {
+            return refused(
+                "the dashboard is not served in clear text to other machines: give `rpm observe on` a certificate with --tls-cert and --tls-key, \
+                 or have it listen on 127.0.0.1 and go through ssh -L",
+            );
+        }
+        Channel::Loopback if !names_loopback(&request) => {
+            return refused("the Host field names another machine: ask for localhost or 127.0.0.1");
+        }
+        Channel::Loopback | Channel::Tls => {}
     }
-    if !names_loopback(&request) {
-        return refused("the Host field names another machine: ask for localhost or 127.0.0.1");
-    }
-    if !request.method().is_safe() && !is_of_ours(request.headers()) {
+    if !request.method().is_safe() && !is_of_ours(request.headers(), board.channel) {
         return refused("the request comes from another web site");
     }
     next.run(request).await
 }
 
 /// True if the page that sends the request is of the server that gets it.
-fn is_of_ours(headers: &HeaderMap) -> bool {
+fn is_of_ours(headers: &HeaderMap, channel: Channel) -> bool {
     let text = |name| {
         headers
             .get(name)
@@ -76,8 +82,12 @@ fn is_of_ours(headers: &HeaderMap) -> bool {
     let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else {
         return false;
     };
+    let scheme = match channel {
+        Channel::Tls => "https://",
+        Channel::Loopback | Channel::Open => "http://",
+    };
     let origin = origin
-        .strip_prefix("http://")
+        .strip_prefix(scheme)
         .and_then(|rest| rest.parse::<Authority>().ok());
     origin.is_some_and(|origin| origin.as_str().eq_ignore_ascii_case(host))
 }
@@ -128,7 +138,7 @@ impl FromRequestParts<Arc<Dashboard>> for Operator {
             Role::Operator => Ok(Operator),
             Role::Viewer => Err(Refused::new(
                 StatusCode::FORBIDDEN,
-                "this session may look and not act: it was opened by `rpm dashboard --read-only`",
+                "this session may look and not act: its link or its user is read-only",
             )),
         }
     }
@@ -139,6 +149,16 @@ fn cookie_name(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let port = host.and_then(|host| host.parse::<Authority>().ok()?.port_u16());
     format!("{COOKIE}{}", port.unwrap_or(80))
+}
+
+/// The field that has a browser keep the cookie for so many seconds.
+fn set_cookie(board: &Dashboard, headers: &HeaderMap, value: &str, seconds: u64) -> String {
+    let name = cookie_name(headers);
+    let secure = match board.channel {
+        Channel::Tls => "; Secure",
+        Channel::Loopback | Channel::Open => "",
+    };
+    format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
 }
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
@@ -201,14 +221,66 @@ pub(super) async fn login(
             ),
         });
     };
-    let lasting = SESSION_MS / 1000;
-    let name = cookie_name(&headers);
-    let cookie = format!(
-        "{name}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasting}",
-        opened.cookie
-    );
+    Ok(signed_in(&board, &headers, &opened))
+}
+
+/// The answer that gives a browser both secrets of its session.
+fn signed_in(board: &Dashboard, headers: &HeaderMap, opened: &Opened) -> Response {
+    let cookie = set_cookie(board, headers, &opened.cookie, SESSION_MS / 1000);
     let body = Json(json!({ "key": opened.key, "role": opened.role }));
-    Ok(([(header::SET_COOKIE, cookie)], body).into_response())
+    ([(header::SET_COOKIE, cookie)], body).into_response()
+}
+
+/// `GET /dashboard/login`: how somebody may sign in, besides a link.
+pub(super) async fn ways(State(board): State<Arc<Dashboard>>) -> Json<Value> {
+    let users = Users::read(&board.home);
+    Json(json!({ "passwords": users.map_or(true, |users| !users.is_empty()) }))
+}
+
+/// What the page sends of somebody who signs in with a password.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    user: String,
+    password: String,
+}
+
+/// `POST /dashboard/password`: a name and a password become a session.
+pub(super) async fn enter(
+    State(board): State<Arc<Dashboard>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Json(entry): Json<Entry>,
+) -> Result<Response, Refused> {
+    if !board.attempts().begin(address.ip(), Instant::now()) {
+        return Err(Refused::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong passwords: wait a minute, or use a link of `rpm dashboard`",
+        ));
+    }
+    let broken = |why: String| {
+        eprintln!("nobody can sign in with a password: {why}");
+        Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "passwords cannot be checked: `rpm logs rpm-observe` has the reason",
+        )
+    };
+    let users = Users::read(&board.home).map_err(|error| broken(error.to_string()))?;
+    // One at a time: each takes 19 MiB. The turn ends with the work, even if the browser has gone.
+    let turn = board.verifying.clone().acquire_owned().await;
+    let verified = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        users.verify(&entry.user, &entry.password)
+    });
+    let known = verified.await.map_err(|error| broken(error.to_string()))?;
+    let Some(known) = known else {
+        let why = "wrong user or password";
+        return Err(Refused::new(StatusCode::UNAUTHORIZED, why));
+    };
+    board.attempts().right(address.ip());
+    let opened = board.keys.admit(known, now_ms());
+    let opened = opened.map_err(|error| broken(format!("the session cannot be stored: {error}")))?;
+    Ok(signed_in(&board, &headers, &opened))
 }
 
 /// `POST /dashboard/logout`: ends the session.
@@ -221,7 +293,6 @@ pub(super) async fn logout(
         let why = format!("the session cannot be ended: {error}");
         Refused::new(StatusCode::INTERNAL_SERVER_ERROR, why)
     })?;
-    let name = cookie_name(&headers);
-    let cookie = format!("{name}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    let cookie = set_cookie(&board, &headers, "", 0);
     Ok(([(header::SET_COOKIE, cookie)], StatusCode::NO_CONTENT).into_response())
 }

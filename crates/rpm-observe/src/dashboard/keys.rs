@@ -1,4 +1,4 @@
-//! Who may use the dashboard: links that open it once, and the sessions that come of them.
+//! Who may use the dashboard: links that open it once, and the sessions that come of them and of passwords.
 //!
 //! Each is a file of the daemon's user in `$RPM_HOME/dashboard`, named after the hash of its secret. So whoever can read the files cannot use
 //! them, a session outlives the process that serves it, and to end one is to delete a file.
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
+
+use super::users::{Known, Users};
 
 /// A link that nobody has opened after this time, in milliseconds, opens nothing.
 pub const LINK_MS: u64 = 5 * 60_000;
@@ -39,6 +41,16 @@ struct Grant {
     /// Hash of the second secret of a session.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     key: String,
+    /// Who opened the session with a password. What they may do is looked up each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Holder>,
+}
+
+/// A user's session, which ends when the user is removed or gets another password.
+#[derive(Debug, Serialize, Deserialize)]
+struct Holder {
+    name: String,
+    proof: String,
 }
 
 /// The two secrets of a session. The browser sends the first to every port of this machine, so that another server here could learn it;
@@ -53,6 +65,7 @@ pub(super) struct Opened {
 /// The files.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    home: PathBuf,
     directory: PathBuf,
 }
 
@@ -61,6 +74,7 @@ impl Keys {
     #[must_use]
     pub fn new(home: &Path) -> Keys {
         Keys {
+            home: home.to_owned(),
             directory: home.join("dashboard"),
         }
     }
@@ -76,6 +90,7 @@ impl Keys {
             role,
             until_ms: now_ms + LINK_MS,
             key: String::new(),
+            user: None,
         };
         self.store("link", &secret, &grant)?;
         Ok(secret)
@@ -100,25 +115,46 @@ impl Keys {
         if !delete(&self.file("link", link))? {
             return Ok(None);
         }
+        self.session(grant.role, None, now_ms).map(Some)
+    }
+
+    /// Opens a session of somebody whose password was right.
+    pub(super) fn admit(&self, known: Known, now_ms: u64) -> io::Result<Opened> {
+        self.tidy(now_ms)?;
+        let holder = Holder {
+            name: known.name,
+            proof: known.proof,
+        };
+        self.session(known.role, Some(holder), now_ms)
+    }
+
+    fn session(&self, role: Role, user: Option<Holder>, now_ms: u64) -> io::Result<Opened> {
         let opened = Opened {
             cookie: secret()?,
             key: secret()?,
-            role: grant.role,
+            role,
         };
         let grant = Grant {
-            role: grant.role,
+            role,
             until_ms: now_ms + SESSION_MS,
             key: hash(&opened.key),
+            user,
         };
         self.store("session", &opened.cookie, &grant)?;
-        Ok(Some(opened))
+        Ok(opened)
     }
 
     /// What the holder of these secrets may do.
     pub(super) fn role(&self, cookie: &str, key: &str, now_ms: u64) -> Option<Role> {
         let grant = self.grant("session", cookie, now_ms)?;
         // Hashes are compared, so that how long it takes says nothing of the secret.
-        (grant.key == hash(key)).then_some(grant.role)
+        if grant.key != hash(key) {
+            return None;
+        }
+        match grant.user {
+            None => Some(grant.role),
+            Some(user) => Users::read(&self.home).ok()?.role(&user.name, &user.proof),
+        }
     }
 
     /// Ends a session.
@@ -195,7 +231,7 @@ fn secret() -> io::Result<String> {
     Ok(hex(&bytes))
 }
 
-fn hash(secret: &str) -> String {
+pub(super) fn hash(secret: &str) -> String {
     hex(digest(&SHA256, secret.as_bytes()).as_ref())
 }
 
@@ -238,6 +274,29 @@ mod tests {
         assert_eq!(role(cookie, key, NOW + 1 + SESSION_MS), None);
         keys.end(cookie).expect("deleted");
         assert_eq!(role(cookie, key, NOW + 2), None);
+    }
+
+    #[test]
+    fn a_session_ends_with_the_password_that_opened_it() {
+        let keys = keys("password");
+        let add = |role| Users::add(&keys.home, "alice", role, "correct horse").expect("written");
+        add(Role::Operator);
+        let known = || {
+            Users::read(&keys.home)
+                .expect("right")
+                .verify("alice", "correct horse")
+        };
+        let opened = keys.admit(known().expect("right"), NOW).expect("stored");
+        let role = || keys.role(&opened.cookie, &opened.key, NOW + 1);
+        assert_eq!(role(), Some(Role::Operator));
+        assert_eq!(keys.role(&opened.cookie, &opened.cookie, NOW + 1), None);
+        add(Role::Viewer);
+        assert_eq!(role(), None);
+        let opened = keys.admit(known().expect("right"), NOW).expect("stored");
+        let role = || keys.role(&opened.cookie, &opened.key, NOW + 1);
+        assert_eq!(role(), Some(Role::Viewer));
+        Users::remove(&keys.home, "alice").expect("written");
+        assert_eq!(role(), None);
     }
 
     #[test]

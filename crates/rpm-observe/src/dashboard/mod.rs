@@ -1,13 +1,16 @@
-//! The dashboard: a page for a browser on this machine, and what it asks for.
+//! The dashboard: a page for a browser, on this machine or by TLS, and what it asks for.
 //!
 //! The page is static and says nothing; everything it shows needs a session (`door.rs`). It is written without a framework, and the policy of
 //! its answers forbids the browser whatever is not of this server.
 
 mod act;
+mod attempts;
 mod door;
+mod hosts;
 mod keys;
 mod live;
 mod streams;
+mod users;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,14 +23,19 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::access::Channel;
 use crate::daemon::Daemon;
 use crate::history;
 use crate::host_name;
+use attempts::Attempts;
 use door::{Refused, Tries, Visitor};
+pub use hosts::{Host, Hosts, HostsError};
 pub use keys::{Keys, LINK_MS, Role};
 use live::Live;
+pub(crate) use streams::read;
+pub use users::{Users, UsersError};
 
 /// Maximum length of a request's body.
 const BODY: usize = 64 << 10;
@@ -39,16 +47,22 @@ pub(crate) struct Dashboard {
     keys: Keys,
     live: Arc<Live>,
     tries: Mutex<Tries>,
+    attempts: Mutex<Attempts>,
+    /// The turn of whoever has a password checked.
+    verifying: Arc<Semaphore>,
     home: PathBuf,
     /// True when the process is to end: answers without an end would keep it.
     ending: watch::Receiver<bool>,
-    /// It is served on a loopback address: secrets do not cross a network in clear text.
-    near: bool,
+    channel: Channel,
 }
 
 impl Dashboard {
     fn tries(&self) -> MutexGuard<'_, Tries> {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,11 +85,13 @@ const ASSETS: &[Asset] = &assets! {
     "/dashboard/style.css" is "text/css; charset=utf-8" from "style.css",
     "/dashboard/icon.svg" is "image/svg+xml" from "icon.svg",
     "/dashboard/main.js" is "text/javascript; charset=utf-8" from "main.js",
+    "/dashboard/welcome.js" is "text/javascript; charset=utf-8" from "welcome.js",
     "/dashboard/server.js" is "text/javascript; charset=utf-8" from "server.js",
     "/dashboard/dom.js" is "text/javascript; charset=utf-8" from "dom.js",
     "/dashboard/chart.js" is "text/javascript; charset=utf-8" from "chart.js",
     "/dashboard/overview.js" is "text/javascript; charset=utf-8" from "overview.js",
     "/dashboard/app.js" is "text/javascript; charset=utf-8" from "app.js",
+    "/dashboard/hosts.js" is "text/javascript; charset=utf-8" from "hosts.js",
     "/dashboard/logs.js" is "text/javascript; charset=utf-8" from "logs.js",
     "/dashboard/actions.js" is "text/javascript; charset=utf-8" from "actions.js",
 };
@@ -94,19 +110,33 @@ const POLICY: [(header::HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Answers what the page asks for. `near`: it is served on a loopback address.
-pub(crate) fn router(daemon: Arc<Daemon>, home: &Path, near: bool, ending: watch::Receiver<bool>) -> Router {
-    let board = Arc::new(Dashboard {
-        live: Live::new(daemon.clone()),
-        daemon,
-        keys: Keys::new(home),
-        tries: Mutex::default(),
-        home: home.to_owned(),
-        ending,
-        near,
-    });
+impl Dashboard {
+    /// The dashboard of a daemon, whose `RPM_HOME` this is.
+    pub(crate) fn new(
+        daemon: Arc<Daemon>,
+        home: &Path,
+        channel: Channel,
+        ending: watch::Receiver<bool>,
+    ) -> Arc<Dashboard> {
+        Arc::new(Dashboard {
+            live: Live::new(daemon.clone()),
+            daemon,
+            keys: Keys::new(home),
+            tries: Mutex::default(),
+            attempts: Mutex::default(),
+            verifying: Arc::new(Semaphore::new(1)),
+            home: home.to_owned(),
+            ending,
+            channel,
+        })
+    }
+}
+
+/// Answers what the page asks for.
+pub(crate) fn router(board: Arc<Dashboard>) -> Router {
     let mut router = Router::new()
-        .route("/dashboard/login", post(door::login))
+        .route("/dashboard/login", post(door::login).get(door::ways))
+        .route("/dashboard/password", post(door::enter))
         .route("/dashboard/logout", post(door::logout))
         .route("/dashboard/session", get(session))
         .route("/dashboard/live", get(streams::live))

@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Dashboard;
 use super::door::Visitor;
+use super::{Dashboard, hosts};
 use crate::daemon::{Daemon, Stream, Unanswered};
 
 /// Events of before that the page begins with.
@@ -64,10 +64,14 @@ pub(super) struct Wanted {
     logs: Option<String>,
     /// The last event that it has.
     after: Option<u64>,
+    /// It shows other machines, too.
+    #[serde(default)]
+    hosts: bool,
 }
 
 /// `GET /dashboard/live?logs=api&after=1040`: a frame a second (`{"up":…}`), events as they happen (`{"event":…}`; `{"reset":true}` says that
-/// their numbers begin again), and the app's logs (`{"log":…}`, or `{"logs":"why there are none"}`).
+/// their numbers begin again), the app's logs (`{"log":…}`, or `{"logs":"why there are none"}`), and frames of other machines
+/// (`{"host":…,"url":…,"frame":…}`).
 pub(super) async fn live(
     State(board): State<Arc<Dashboard>>,
     visitor: Visitor,
@@ -80,11 +84,34 @@ pub(super) async fn live(
         if let Some(app) = wanted.logs {
             beside.spawn(follow_logs(board.clone(), pieces.clone(), app));
         }
+        if wanted.hosts {
+            beside.spawn(hosts::follow(board.home.clone(), pieces.clone()));
+        }
         let mut ending = board.ending.clone();
         // The others end with this, and so does the answer.
         tokio::select! {
             () = frames(&board, &visitor, pieces) => {}
             _ = ending.wait_for(|ending| *ending) => {}
+        }
+    });
+    answer
+}
+
+/// `GET /api/v1/live`: frames alone, for the dashboard of another machine.
+pub(crate) async fn read(State(board): State<Arc<Dashboard>>) -> Response {
+    let (pieces, answer) = lines(StatusCode::OK);
+    tokio::spawn(async move {
+        let (mut frames, mut ending) = (board.live.look(), board.ending.clone());
+        loop {
+            let frame = frames.borrow_and_update().clone();
+            if !frame.is_empty() && pieces.send(frame).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                changed = frames.changed() => if changed.is_err() { return },
+                () = pieces.closed() => return,
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
         }
     });
     answer
@@ -198,7 +225,7 @@ async fn logs(daemon: &Daemon, pieces: &mpsc::Sender<Bytes>, path: &str) -> Resu
     Ok(())
 }
 
-async fn put(pieces: &mpsc::Sender<Bytes>, line: &Value) {
+pub(super) async fn put(pieces: &mpsc::Sender<Bytes>, line: &Value) {
     // Nobody takes it: the tab has gone, and `live` ends this.
     let _ = pieces.send(format!("{line}\n").into()).await;
 }

@@ -1,8 +1,10 @@
 //! Who gets in, without a daemon.
 
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -32,9 +34,9 @@ fn home(name: &str) -> PathBuf {
     home
 }
 
-fn board(home: &Path, near: bool) -> Router {
+fn board(home: &Path, channel: Channel) -> Router {
     let daemon = Arc::new(Daemon::new(home.join("nowhere")));
-    router(daemon, home, near, WATCH.subscribe())
+    router(Dashboard::new(daemon, home, channel, WATCH.subscribe()))
 }
 
 /// What is sent with a request.
@@ -73,7 +75,9 @@ async fn ask(board: &Router, method: &str, path: &str, sent: Sent<'_>) -> Respon
             request = request.header(name, value);
         }
     }
-    let request = request.body(Body::from(sent.body.to_owned())).expect("a request");
+    let mut request = request.body(Body::from(sent.body.to_owned())).expect("a request");
+    let from = SocketAddr::from(([10, 0, 0, 1], 40_000));
+    request.extensions_mut().insert(ConnectInfo(from));
     board.clone().oneshot(request).await.expect("an answer")
 }
 
@@ -95,19 +99,25 @@ async fn login(board: &Router, home: &Path, role: Role) -> (String, String) {
     for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
     }
+    let secrets = secrets(answer).await;
+    let again = status(board, "POST", "/dashboard/login", sent).await;
+    assert!([401, 429].contains(&again), "{again} a second time");
+    secrets
+}
+
+/// The cookie and the key that an answer opens a session with.
+async fn secrets(answer: Response) -> (String, String) {
+    let cookie = answer.headers()[header::SET_COOKIE].to_str().expect("text");
     let cookie = cookie.split([';', '=']).nth(1).expect("a value").to_owned();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     let body: Value = serde_json::from_slice(&body).expect("JSON");
-    let key = body["key"].as_str().expect("a key").to_owned();
-    let again = status(board, "POST", "/dashboard/login", sent).await;
-    assert!([401, 429].contains(&again), "{again} a second time");
-    (cookie, key)
+    (cookie, body["key"].as_str().expect("a key").to_owned())
 }
 
 #[tokio::test]
 async fn nothing_is_told_without_both_secrets() {
     let home = home("secrets");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Operator).await;
     let (other, _) = login(&board, &home, Role::Operator).await;
     for (method, path) in HIDDEN {
@@ -161,7 +171,7 @@ async fn nothing_is_told_without_both_secrets() {
 #[tokio::test]
 async fn other_web_sites_get_nothing_and_change_nothing() {
     let home = home("sites");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Operator).await;
     let good = Sent {
         cookie: Some(&cookie),
@@ -212,7 +222,12 @@ async fn other_web_sites_get_nothing_and_change_nothing() {
         Some("http://localhost:9209"),
     ] {
         let sent = Sent { origin, body, ..good };
-        for path in ["/dashboard/actions", "/dashboard/login", "/dashboard/logout"] {
+        for path in [
+            "/dashboard/actions",
+            "/dashboard/login",
+            "/dashboard/password",
+            "/dashboard/logout",
+        ] {
             assert_eq!(status(&board, "POST", path, sent).await, 403, "{origin:?} {path}");
         }
     }
@@ -220,9 +235,41 @@ async fn other_web_sites_get_nothing_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn by_tls_any_name_of_the_server_will_do() {
+    let home = home("tls");
+    let board = board(&home, Channel::Tls);
+    let ours = Sent {
+        host: Some("ops.example:9209"),
+        origin: Some("https://ops.example:9209"),
+        ..OURS
+    };
+    assert_eq!(status(&board, "GET", "/", ours).await, 200);
+    let link = Keys::new(&home)
+        .link(Role::Viewer, now_ms())
+        .expect("it is stored");
+    let body = format!(r#"{{"link":"{link}"}}"#);
+    for origin in ["http://ops.example:9209", "https://evil.example:9209"] {
+        let sent = Sent {
+            origin: Some(origin),
+            body: &body,
+            ..ours
+        };
+        assert_eq!(
+            status(&board, "POST", "/dashboard/login", sent).await,
+            403,
+            "{origin}"
+        );
+    }
+    let answer = ask(&board, "POST", "/dashboard/login", Sent { body: &body, ..ours }).await;
+    let cookie = answer.headers()[header::SET_COOKIE].to_str().expect("text");
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
+    std::fs::remove_dir_all(home).expect("it is ours");
+}
+
+#[tokio::test]
 async fn a_viewer_does_not_act_and_guesses_are_few() {
     let home = home("viewer");
-    let board = board(&home, true);
+    let board = board(&home, Channel::Loopback);
     let (cookie, key) = login(&board, &home, Role::Viewer).await;
     let sent = Sent {
         cookie: Some(&cookie),
@@ -246,9 +293,57 @@ async fn a_viewer_does_not_act_and_guesses_are_few() {
 }
 
 #[tokio::test]
+async fn a_user_signs_in_with_a_password_and_guesses_are_few() {
+    let home = home("password");
+    let board = board(&home, Channel::Loopback);
+    let ways = async || {
+        let answer = ask(&board, "GET", "/dashboard/login", OURS).await;
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8_lossy(&body).into_owned()
+    };
+    assert_eq!(ways().await, r#"{"passwords":false}"#);
+    let enter = async |user: &str, password: &str| {
+        let body = json!({ "user": user, "password": password }).to_string();
+        ask(
+            &board,
+            "POST",
+            "/dashboard/password",
+            Sent { body: &body, ..OURS },
+        )
+        .await
+    };
+    assert_eq!(
+        enter("bob", "battery staple").await.status(),
+        401,
+        "there is nobody"
+    );
+    Users::add(&home, "bob", Role::Viewer, "battery staple").expect("it is written");
+    assert_eq!(ways().await, r#"{"passwords":true}"#);
+    let answer = enter("bob", "battery staple").await;
+    assert_eq!(answer.status(), 200);
+    let (cookie, key) = secrets(answer).await;
+    let sent = Sent {
+        cookie: Some(&cookie),
+        key: Some(&key),
+        body: r#"{"do":"stop","app":"api"}"#,
+        ..OURS
+    };
+    assert_eq!(status(&board, "GET", "/dashboard/session", sent).await, 200);
+    assert_eq!(status(&board, "POST", "/dashboard/actions", sent).await, 403);
+    // One wrong password was sent before there was a user.
+    for guess in 0..9 {
+        assert_eq!(enter("bob", "another").await.status(), 401, "{guess}");
+    }
+    assert_eq!(enter("bob", "battery staple").await.status(), 429);
+    Users::remove(&home, "bob").expect("it is written");
+    assert_eq!(status(&board, "GET", "/dashboard/session", sent).await, 401);
+    std::fs::remove_dir_all(home).expect("it is ours");
+}
+
+#[tokio::test]
 async fn every_answer_has_the_policy_and_other_machines_get_no_page() {
     let home = home("policy");
-    let (near, far) = (board(&home, true), board(&home, false));
+    let (near, far) = (board(&home, Channel::Loopback), board(&home, Channel::Open));
     for asset in ASSETS {
         let answer = ask(&near, "GET", asset.path, OURS).await;
         assert_eq!(answer.status(), 200, "{}", asset.path);

@@ -67,7 +67,7 @@ pub(super) fn address(to: &Receiver) -> u64 {
     let address = match to {
         Receiver::Loki(http) | Receiver::Otlp(http) => http.url.clone(),
         Receiver::Elasticsearch { http, index } => format!("{}\0{index}", http.url),
-        Receiver::Syslog(syslog) => syslog.shown(),
+        Receiver::Syslog(_) | Receiver::Journald(_) => to.shown(),
     };
     hash(format!("{}\0{address}", to.kind()).as_bytes())
 }

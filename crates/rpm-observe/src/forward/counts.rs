@@ -5,6 +5,10 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rpm_wire::receivers::{Receiving, Sent};
+
+use crate::standing::Standing;
+
 /// Of one destination.
 #[derive(Debug, Default)]
 pub(super) struct Count {
@@ -13,6 +17,8 @@ pub(super) struct Count {
     failures: AtomicU64,
     gaps: AtomicU64,
     behind: AtomicU64,
+    /// How the destination stands.
+    pub(super) standing: Standing,
 }
 
 impl Count {
@@ -97,6 +103,19 @@ impl Forwarded {
     pub(super) fn retain(&self, is_there: impl Fn(&str) -> bool) {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         by_name.retain(|name, _| is_there(name));
+    }
+
+    /// The destinations, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = |(name, count): (&String, &Arc<Count>)| {
+            let behind = count.behind.load(Ordering::Relaxed);
+            Receiving {
+                behind_bytes: Some(behind),
+                ..count.standing.shown(Sent::Logs, Some(name), behind > 0)
+            }
+        };
+        by_name.iter().map(shown).collect()
     }
 
     /// As a part of a page of metrics; empty without destinations.

@@ -287,21 +287,14 @@ impl<D: Disk> Forwarder<D> {
         let has_failed = matches!(settled.pause, Some(Pause::Failed(_)));
         self.count.add(taken, refused, has_failed);
         let has_passed = is_proven && !self.is_proven;
+        let wall_ms = now.ns / 1_000_000;
         if taken > 0 || has_passed {
             self.backoff.reset();
+            self.count.standing.took(taken, wall_ms);
         }
         self.dirty |= has_passed;
         self.is_proven |= is_proven;
         self.pace = delivery.pace();
-        if let Some(why) = settled.why
-            && (refused > 0 || has_failed)
-        {
-            let what = match has_failed {
-                true => format!("{why}; tried again"),
-                false => format!("{why}; refused lines are given up"),
-            };
-            self.complain(what);
-        }
         let pause = match settled.pause {
             None => 0,
             Some(Pause::Split) => SPLIT_MS,
@@ -310,6 +303,18 @@ impl<D: Disk> Forwarder<D> {
             }
         };
         self.until_ms = now.ms.saturating_add(pause);
+        match settled.why {
+            Some(why) if has_failed => {
+                let again = wall_ms.saturating_add(pause);
+                self.count.standing.failed(&why, wall_ms, again);
+                self.complain(format!("{why}; tried again"));
+            }
+            Some(why) if refused > 0 => {
+                self.count.standing.gave_up(refused, &why, wall_ms);
+                self.complain(format!("{why}; refused lines are given up"));
+            }
+            _ => {}
+        }
         if is_done {
             self.delivery = None;
             self.commit();

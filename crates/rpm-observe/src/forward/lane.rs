@@ -48,6 +48,7 @@ impl Lane {
         count: Arc<Count>,
         handles: Handles,
     ) -> std::io::Result<Lane> {
+        count.standing.is_at(destination.to.shown());
         let (stop, stopped) = watch::channel(false);
         let work = Work {
             destination: destination.clone(),

@@ -1,4 +1,4 @@
-//! Forwarding of logs: what the apps write goes to Loki, an OpenTelemetry collector, Elasticsearch or a syslog server, at least once.
+//! Forwarding of logs: what the apps write goes to Loki, an OpenTelemetry collector, Elasticsearch, a syslog server or journald, at least once.
 //!
 //! The log files are the queue: a destination has a position in each, which moves on when the receiver has taken what is before it. So nothing is kept
 //! in memory but one batch, an outage costs no more than the files keep, and an app never waits. [`forwarder`] decides, and has neither clock nor
@@ -15,6 +15,7 @@ mod elastic;
 mod forwarder;
 mod handles;
 mod joined;
+mod journald;
 mod lane;
 mod log;
 mod loki;

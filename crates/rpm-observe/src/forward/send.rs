@@ -1,15 +1,18 @@
 //! Requests to receivers, and what their answers mean.
 
+use std::io::Write as _;
 use std::time::Duration;
 
-use hyper::StatusCode;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::body::Bytes;
+use hyper::{StatusCode, header};
 use rpm_wire::forward::{Destination, Http, Receiver};
 
 use super::delivery::Outcome;
 use super::record::Record;
 use super::secrets::Secrets;
-use super::{elastic, loki, now_ns, otlp, syslog};
+use super::{elastic, journald, loki, now_ns, otlp, syslog};
 use crate::post::{Answer, Client, Letter, Target, Unsent};
 
 /// Time for a receiver to take a batch.
@@ -37,17 +40,20 @@ impl Sender {
             Receiver::Loki(http) => (Some(http), loki::PATH),
             Receiver::Otlp(http) => (Some(http), otlp::PATH),
             Receiver::Elasticsearch { http, .. } => (Some(http), elastic::PATH),
-            Receiver::Syslog(_) => (None, ""),
+            Receiver::Syslog(_) | Receiver::Journald(_) => (None, ""),
         };
         let client = |http: &Http| {
             let target = Target::new(&http.url, path);
             target.map(Client::new).map_err(|error| error.to_string())
         };
-        let headers = http.map(|http| http.headers.clone().into_iter().collect());
+        let headers = http.map(|http| http.headers.clone().into_iter());
+        let coding = destination
+            .gzip
+            .then(|| (header::CONTENT_ENCODING.as_str().to_owned(), "gzip".to_owned()));
         Sender {
             secrets: http.map(Secrets::of).unwrap_or_default(),
             client: http.map(client),
-            headers: headers.unwrap_or_default(),
+            headers: headers.into_iter().flatten().chain(coding).collect(),
             host,
             destination,
         }
@@ -72,6 +78,16 @@ impl Sender {
                     .map(|record| syslog::message(record, destination, host));
                 return syslog::send(to, &messages.collect::<Vec<_>>()).await;
             }
+            Receiver::Journald(path) => {
+                let messages = records
+                    .iter()
+                    .map(|record| journald::message(record, destination));
+                return journald::send(path, &messages.collect::<Vec<_>>()).await;
+            }
+        };
+        let body = match destination.gzip {
+            true => gzip(&body),
+            false => body,
         };
         let client = match &mut self.client {
             Some(Ok(client)) => client,
@@ -93,6 +109,13 @@ impl Sender {
             Err(error) => later(error.to_string(), None),
         }
     }
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut coder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory does not fail.
+    let _ = coder.write_all(body);
+    coder.finish().unwrap_or_default()
 }
 
 fn later(why: String, after: Option<Duration>) -> Outcome {
@@ -117,7 +140,7 @@ fn outcome(to: &Receiver, answer: &Answer, sent: usize, secrets: &Secrets) -> Ou
             Receiver::Elasticsearch { .. } => masked(elastic::outcome(&answer.body, sent), secrets),
             Receiver::Otlp(_) => masked(otlp::outcome(&answer.body, sent), secrets),
             Receiver::Loki(_) => loki::outcome(&answer.body),
-            Receiver::Syslog(_) => Outcome::Taken,
+            Receiver::Syslog(_) | Receiver::Journald(_) => Outcome::Taken,
         },
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
             Outcome::Refused(said())
@@ -176,6 +199,7 @@ pub(super) mod tests {
             apps: Vec::new(),
             labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
             from_end: false,
+            gzip: false,
         }
     }
 

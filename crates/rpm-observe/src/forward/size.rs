@@ -22,7 +22,7 @@ impl Record {
             (Receiver::Otlp(_), _) => self.otlp_size(),
             // The line as it is, and its message.
             (Receiver::Elasticsearch { .. }, Some(_)) => text + escaped(self.message()),
-            (Receiver::Syslog(_), _) => self.text.len(),
+            (Receiver::Syslog(_) | Receiver::Journald(_), _) => self.text.len(),
             (Receiver::Loki(_) | Receiver::Elasticsearch { .. }, _) => text,
         };
         body + AROUND

@@ -8,25 +8,30 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::heat::{BUCKETS, HEAT_ROW, HEAT_ROWS, HeatWritten};
 use super::row::{COUNT, ROW, checksum};
 use super::tiers::{ROWS, Written};
 
 /// Name of the file in `RPM_HOME`.
 pub const FILE: &str = "history.bin";
 /// Changes with every change of what is stored.
-const MAGIC: &[u8; 8] = b"rpmhist1";
+const MAGIC: &[u8; 8] = b"rpmhist2";
 const HEAD: usize = 4096;
-/// Bytes before the rows of a block: a mark, when it was last written (seconds), length and bytes of the app's name, a checksum.
+/// Bytes before the rows of a block: when it was last written (seconds), length and bytes of the app's name, the bounds of its durations, a
+/// checksum.
 const TITLE: usize = 512;
 const NAME_AT: usize = 8;
-const NAME_MAX: usize = TITLE - NAME_AT - 2;
-const BLOCK: usize = 516_096;
-/// The file has at most 64 MB: 4 KB + 124 · 504 KB.
+const BOUNDS_AT: usize = TITLE - 2 - 4 * (BUCKETS - 1);
+const NAME_MAX: usize = BOUNDS_AT - NAME_AT;
+/// Where the rows of durations begin.
+const HEAT_AT: usize = TITLE + ROWS;
+const BLOCK: usize = 585_728;
+/// The file has at most 73 MB: 4 KB + 124 · 572 KB.
 pub(super) const MAX_APPS: usize = 124;
 /// As long as the longest ring: then nothing of an app is left.
 const FORGET_AFTER: u32 = 7 * 86_400;
 
-const _: () = assert!(TITLE + ROWS <= BLOCK && HEAD + MAX_APPS * BLOCK <= 64_000_000);
+const _: () = assert!(HEAT_AT + HEAT_ROWS <= BLOCK && HEAD + MAX_APPS * BLOCK <= 73_000_000);
 
 /// Why the history cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +66,20 @@ pub enum HistoryError {
 struct Title {
     last: u32,
     name: String,
+    /// Upper bounds of the durations that answers are counted by, in milliseconds; 0: there are no more.
+    bounds: Bounds,
+}
+
+/// Bounds of durations in milliseconds, and the rows of counts.
+pub(super) type HeatRows = (Vec<f64>, Vec<u8>);
+
+/// The bounds of durations, as they are stored.
+type Bounds = [f32; BUCKETS - 1];
+
+/// These bounds, as they are stored. `None`: there are too many, or none.
+fn stored(bounds_ms: &[f64]) -> Option<Bounds> {
+    let fit = !bounds_ms.is_empty() && bounds_ms.len() < BUCKETS;
+    fit.then(|| std::array::from_fn(|at| bounds_ms.get(at).map_or(0.0, |bound| *bound as f32)))
 }
 
 impl Title {
@@ -69,6 +88,14 @@ impl Title {
         bytes[..4].copy_from_slice(&self.last.to_le_bytes());
         bytes[4..6].copy_from_slice(&(self.name.len() as u16).to_le_bytes());
         bytes[NAME_AT..NAME_AT + self.name.len()].copy_from_slice(self.name.as_bytes());
+        for (place, bound) in bytes[BOUNDS_AT..TITLE - 2]
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(self.bounds)
+        {
+            *place = bound.to_le_bytes();
+        }
         let sum = checksum(&bytes[..TITLE - 2]);
         bytes[TITLE - 2..].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -83,6 +110,10 @@ impl Title {
         Some(Title {
             last: u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
             name: String::from_utf8(bytes[NAME_AT..NAME_AT + length].to_vec()).ok()?,
+            bounds: std::array::from_fn(|at| {
+                let at = BOUNDS_AT + 4 * at;
+                f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+            }),
         })
     }
 }
@@ -234,6 +265,7 @@ impl Store {
             Title {
                 last: now,
                 name: app.to_owned(),
+                bounds: Bounds::default(),
             },
         )?;
         Ok(at)
@@ -258,12 +290,63 @@ impl Store {
             Some(title) if now.abs_diff(title.last) >= 60 => {
                 let title = Title {
                     last: now,
-                    name: title.name.clone(),
+                    ..title.clone()
                 };
                 self.title(at, title)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether rows of durations have other bounds from now on: those of before go.
+    pub(super) fn changes_bounds(&mut self, at: usize, bounds_ms: &[f64]) -> Result<bool, HistoryError> {
+        let (Some(bounds), Some(title)) = (stored(bounds_ms), &self.blocks[at]) else {
+            return Ok(false);
+        };
+        if title.bounds == bounds {
+            return Ok(false);
+        }
+        let title = Title {
+            bounds,
+            ..title.clone()
+        };
+        let rows = begin(at) + HEAT_AT as u64;
+        let cleared = self.file.write_all_at(&vec![0; HEAT_ROWS], rows);
+        cleared.map_err(|error| self.failed(error))?;
+        self.title(at, title)?;
+        Ok(true)
+    }
+
+    /// Writes rows of durations.
+    pub(super) fn write_heat(&self, at: usize, rows: &[HeatWritten]) -> Result<(), HistoryError> {
+        for row in rows {
+            let place = begin(at) + (HEAT_AT + row.place) as u64;
+            let written = self.file.write_all_at(&row.bytes, place);
+            written.map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// The row of durations at a place of a block, if it can be read.
+    pub(super) fn heat_row(&self, at: usize, place: usize) -> Option<[u8; HEAT_ROW]> {
+        let mut bytes = [0; HEAT_ROW];
+        let place = begin(at) + (HEAT_AT + place) as u64;
+        self.file.read_exact_at(&mut bytes, place).ok().map(|()| bytes)
+    }
+
+    /// The bounds of an app's durations in milliseconds, and their rows; `None`: there are none.
+    pub(super) fn heat(&self, app: &str) -> Result<Option<HeatRows>, HistoryError> {
+        let found = self
+            .find(app)
+            .and_then(|at| Some((at, self.blocks[at].as_ref()?)));
+        let Some((at, title)) = found.filter(|(_, title)| title.bounds[0] > 0.0) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; HEAT_ROWS];
+        let read = self.file.read_exact_at(&mut bytes, begin(at) + HEAT_AT as u64);
+        read.map_err(|error| self.failed(error))?;
+        let bounds = title.bounds.into_iter().take_while(|bound| *bound > 0.0);
+        Ok(Some((bounds.map(f64::from).collect(), bytes)))
     }
 
     /// The row at a place of a block, if it can be read.

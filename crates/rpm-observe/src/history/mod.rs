@@ -3,6 +3,7 @@
 mod code;
 mod counted;
 mod file;
+mod heat;
 mod row;
 mod serve;
 mod tiers;
@@ -15,10 +16,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rpm_wire::api::AppFigures;
 use tokio::sync::watch;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Kept};
 pub(crate) use counted::{Counted, Moment, quantile};
 use file::Store;
 pub use file::{FILE, HistoryError};
+use heat::OpenHeat;
 pub use row::{FIGURES, Figure};
 pub(crate) use serve::answer;
 pub use tiers::Series;
@@ -35,7 +37,7 @@ const LOOK_EVERY: u32 = 10;
 struct Recorder {
     path: PathBuf,
     store: Option<Store>,
-    apps: BTreeMap<String, (Counted, Open)>,
+    apps: BTreeMap<String, (Counted, Open, OpenHeat)>,
     /// What was logged, and would be every second.
     trouble: Option<String>,
 }
@@ -72,12 +74,17 @@ impl Recorder {
                     continue;
                 }
             };
-            let (counted, open) = self.apps.entry(figures.app.clone()).or_insert_with(|| {
+            let (counted, open, heat) = self.apps.entry(figures.app.clone()).or_insert_with(|| {
                 let open = Open::resume(second, |place| store.row(at, place));
-                (Counted::default(), open)
+                let heat = OpenHeat::resume(second, |place| store.heat_row(at, place));
+                (Counted::default(), open, heat)
             });
-            let rows = open.push(second, counted.moment(f64::from(second), figures).values);
-            store.write(at, second, &rows)?;
+            let moment = counted.moment(f64::from(second), figures);
+            store.write(at, second, &open.push(second, moment.values))?;
+            if store.changes_bounds(at, &moment.bounds_ms)? {
+                *heat = OpenHeat::default();
+            }
+            store.write_heat(at, &heat.push(second, &moment.times))?;
         }
         refused
     }
@@ -114,7 +121,7 @@ pub(crate) struct Second {
 
 /// Records until it is dropped, and shows each second to those who look.
 pub(crate) async fn record(socket: PathBuf, path: PathBuf, seconds: watch::Sender<Arc<Second>>) {
-    let daemon = Daemon::new(socket);
+    let mut daemon = Kept::new(Daemon::new(socket));
     let mut recorder = Recorder {
         path,
         store: None,

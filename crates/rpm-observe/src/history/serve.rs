@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::file::{HistoryError, Store};
+use super::heat;
 use super::row::{COUNT, FIGURES};
 use super::tiers::{Series, Span, query};
 use super::{described, now};
@@ -29,10 +30,10 @@ fn answer_now(path: &Path, asked: &HashMap<String, String>) -> Result<Value, Ref
     let bad = |why: String| (StatusCode::BAD_REQUEST, why);
     if let Some(other) = asked
         .keys()
-        .find(|key| !["app", "from", "to", "points", "figure"].contains(&key.as_str()))
+        .find(|key| !["app", "from", "to", "points", "figure", "durations"].contains(&key.as_str()))
     {
         return Err(bad(format!(
-            "unknown parameter {other}: there are app, from, to, points and figure\n"
+            "unknown parameter {other}: there are app, from, to, points, figure and durations\n"
         )));
     }
     let now = now();
@@ -63,11 +64,15 @@ fn answer_now(path: &Path, asked: &HashMap<String, String>) -> Result<Value, Ref
     if span.from >= span.to {
         return Err(bad("from must be before to\n".to_owned()));
     }
+    let durations = match asked.get("durations").map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(bad("durations must be true or false\n".to_owned())),
+    };
     let figures = chosen(asked.get("figure").map(String::as_str)).map_err(bad)?;
-    let rows = store.map(|store| store.rows(app)).transpose();
-    let rows = rows
-        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, described(&error) + "\n"))?
-        .flatten();
+    let failed = |error| (StatusCode::SERVICE_UNAVAILABLE, described(&error) + "\n");
+    let rows = store.as_ref().map(|store| store.rows(app)).transpose();
+    let rows = rows.map_err(failed)?.flatten();
     let Some(rows) = rows else {
         let known = match apps.is_empty() {
             true => "nothing is recorded yet".to_owned(),
@@ -75,7 +80,16 @@ fn answer_now(path: &Path, asked: &HashMap<String, String>) -> Result<Value, Ref
         };
         return Err((StatusCode::NOT_FOUND, format!("no history of {app}: {known}\n")));
     };
-    Ok(told(app, &query(&rows, span, now), &figures))
+    let mut answer = told(app, &query(&rows, span, now), &figures);
+    if durations {
+        let heat = store.as_ref().map(|store| store.heat(app)).transpose();
+        let heat = heat.map_err(failed)?.flatten();
+        let heat = heat.map(|(bounds_ms, rows)| heat::query(&rows, bounds_ms, span, now));
+        answer["durations"] = heat.map_or(Value::Null, |heat| {
+            json!({ "bounds_ms": heat.bounds_ms, "from": heat.from, "step": heat.step, "counts": heat.columns })
+        });
+    }
+    Ok(answer)
 }
 
 /// The series as they are answered.
@@ -161,6 +175,7 @@ mod tests {
             (&[("app", "a"), ("from", "soon")], 400, "from must be"),
             (&[("app", "a"), ("from", "now"), ("to", "-1h")], 400, "before"),
             (&[("app", "a"), ("points", "0")], 400, "1 to 5000"),
+            (&[("app", "a"), ("durations", "yes")], 400, "true or false"),
             (
                 &[("app", "a"), ("figure", "cpu,heat")],
                 400,

@@ -79,7 +79,7 @@ struct ProxiedView {
 }
 
 /// Fields of a specification that are shown as settings, if they differ from their default.
-pub(super) const SETTINGS: [&str; 39] = [
+pub(super) const SETTINGS: [&str; 40] = [
     "agent",
     "allow_port_change",
     "autorestart",
@@ -105,6 +105,7 @@ pub(super) const SETTINGS: [&str; 39] = [
     "parallel",
     "policy",
     "ports",
+    "prom_client",
     "proxy",
     "reload_timeout_ms",
     "restart_delay_ms",

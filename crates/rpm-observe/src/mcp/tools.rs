@@ -263,7 +263,7 @@ const ROWS: [Row; 9] = [
         title: "Read metrics",
         about: "Returns the present figures, as Prometheus would get them: workers by state, CPU, memory, connections, accept queues; \
                 behind the proxy also responses by status and their latency; of Node the event loop, the heap and garbage \
-                collections, which are measured from the first call on; and what an app with `metrics_path` counts itself. Counters \
+                collections, which are measured from the first call on; and what an app with `metrics_path` or `prom_client` counts itself. Counters \
                 (kind `counter`) rise from the start of the process: call twice for a rate.",
         effect: Effect::Reads,
         schemas: || [input::<MetricsArgs>(), output::<Figures>()],

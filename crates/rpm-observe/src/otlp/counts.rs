@@ -4,6 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rpm_wire::receivers::{Receiving, Sent};
+
+use crate::standing::Standing;
+
 /// Counts of one signal: of data points, or of spans.
 #[derive(Debug, Default)]
 pub(super) struct Count {
@@ -11,6 +15,8 @@ pub(super) struct Count {
     pub(super) sent: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// How the receiver stands.
+    pub(super) standing: Standing,
 }
 
 impl Count {
@@ -61,6 +67,16 @@ const FIGURES: [Figure; 3] = [
 ];
 
 impl Exported {
+    /// The receivers of what is exported, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let signals = [(Sent::Metrics, &self.metrics), (Sent::Traces, &self.traces)];
+        let used = signals
+            .into_iter()
+            .filter(|(_, count)| count.used.load(Ordering::Relaxed));
+        used.map(|(what, count)| count.standing.shown(what, None, false))
+            .collect()
+    }
+
     /// As a part of a page of metrics; empty if nothing is exported.
     #[must_use]
     pub fn page(&self) -> String {

@@ -386,10 +386,8 @@ mod tests {
             app: "web".to_owned(),
             id,
             worker: format!("{id}-1"),
-            ended: false,
-            leaving: false,
             page: Some(text.to_owned()),
-            error: None,
+            ..ScrapedPage::default()
         });
         let mut sums = Sums::default();
         let apps = vec!["web".to_owned()];

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::counts::Count;
 use tokio::time::Instant;
 
+use crate::alerts::now_ms;
 use crate::post::{Answer, Client, Letter, Target, Unsent};
 
 /// Time for the receiver to take a request.
@@ -92,6 +93,7 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(what: &'static str, to: Http, count: Arc<Count>) -> Sender {
         let target = Target::new(&to.url, "/");
+        count.standing.is_at(to.shown());
         Sender {
             what,
             client: target.map(Client::new).map_err(|error| error.to_string()),
@@ -144,19 +146,20 @@ impl Sender {
         match meaning {
             Meaning::Taken { rejected } => {
                 let rejected = rejected.min(items);
+                self.count.standing.took(items - rejected, now_ms());
                 self.count.add_sent(items - rejected);
                 self.count.add_dropped(rejected);
                 self.failures = 0;
                 match rejected {
                     0 => self.recovered(),
-                    _ => self.complain("it does not take all".to_owned()),
+                    _ => self.gives_up(rejected, "it does not take all"),
                 }
                 Verdict::Settled
             }
             Meaning::Refused => {
                 self.count.add_dropped(items);
                 self.failures = 0;
-                self.complain(format!("{why}: what it refuses is dropped"));
+                self.gives_up(items, &format!("{why}: what it refuses is dropped"));
                 Verdict::Settled
             }
             Meaning::Later(asked) | Meaning::Away(asked) => {
@@ -164,10 +167,17 @@ impl Sender {
                 let roll = (self.dice.hash_one(self.failures) >> 32) as f64 / f64::from(u32::MAX);
                 let pause = pause(self.failures, asked, roll);
                 self.failures = self.failures.saturating_add(1);
+                let (now, ms) = (now_ms(), u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+                self.count.standing.failed(&why, now, now.saturating_add(ms));
                 self.complain(format!("{why}; it is tried again"));
                 Verdict::Later { pause, is_away }
             }
         }
+    }
+
+    fn gives_up(&mut self, items: u64, why: &str) {
+        self.count.standing.gave_up(items, why, now_ms());
+        self.complain(why.to_owned());
     }
 
     fn recovered(&mut self) {

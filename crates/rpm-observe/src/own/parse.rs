@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 /// Maximum number of samples on a page.
-const SAMPLES_LIMIT: usize = 20_000;
+pub(super) const SAMPLES_LIMIT: usize = 20_000;
 /// Maximum number of labels of a sample.
-const LABELS_LIMIT: usize = 64;
+pub(super) const LABELS_LIMIT: usize = 64;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    fn of(word: &str) -> Option<Kind> {
+    pub(super) fn of(word: &str) -> Option<Kind> {
         let kinds = [
             Kind::Counter,
             Kind::Gauge,
@@ -67,6 +67,8 @@ pub(crate) struct Sample {
 pub(crate) enum Malformed {
     #[error("line {0} is not in the text format of Prometheus")]
     Line(usize),
+    #[error("its answer is not that of prom-client: {0}")]
+    Json(String),
     #[error("it has more than {0} samples")]
     Long(usize),
 }
@@ -212,11 +214,11 @@ fn read_value(text: &str) -> Option<f64> {
     text.parse().ok().filter(|_| special || number)
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     is_label(&name.replace(':', "_"))
 }
 
-fn is_label(name: &str) -> bool {
+pub(super) fn is_label(name: &str) -> bool {
     let mut letters = name.chars();
     let first = letters
         .next()

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rpm_wire::api::{Scrape, ScrapedPage};
 
-use super::parse::{self, Family, Kind, Sample};
+use super::parse::{self, Family, Kind, Malformed, Sample};
+use super::prom_client;
 
 /// Maximum number of sums of an app.
 const SUMS_LIMIT: usize = 50_000;
@@ -87,7 +88,7 @@ impl Sums {
             return None;
         }
         let trouble = match (&page.page, &page.error) {
-            (Some(text), _) => match parse::read(text) {
+            (Some(text), _) => match families_of(page, text) {
                 Ok(families) => app.read(page, families),
                 Err(malformed) => Some(malformed.to_string()),
             },
@@ -252,6 +253,13 @@ impl App {
     }
 }
 
+fn families_of(page: &ScrapedPage, text: &str) -> Result<BTreeMap<String, Family>, Malformed> {
+    match page.prom_client {
+        true => prom_client::read(text),
+        false => parse::read(text),
+    }
+}
+
 /// True for what counts, and so adds up over the workers.
 fn adds_up(kind: Kind, sample: &Sample) -> bool {
     let is_number = sample.value.is_finite();
@@ -340,10 +348,8 @@ mod tests {
             app: "web".to_owned(),
             id,
             worker: worker.to_owned(),
-            ended: false,
-            leaving: false,
             page: Some(text.to_owned()),
-            error: None,
+            ..ScrapedPage::default()
         }
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Slots, Victim, command};
+use rpm_sys::pass::{self, Pass, Places};
 use rpm_sys::sock_diag::{
     established, listeners, listeners_on, owner, sockets_of, sockets_surely_of, udp_on,
 };
@@ -341,6 +342,38 @@ fn connections_are_counted_by_port_and_named_by_inode() {
         4
     );
     assert!(established(&[]).unwrap().is_empty());
+}
+
+/// As any user may: no privilege is used.
+#[test]
+fn a_divided_address_lets_in_who_shows_the_pass() {
+    const WITHIN: Duration = Duration::from_millis(300);
+    let pass = Pass::new([7; 16]);
+    let slot = bind_tcp(LOCAL, false).unwrap();
+    let address = local_addr(&slot).unwrap();
+    let sink = pass::sink(slot.as_fd(), WITHIN).unwrap();
+    pass.divide(sink.as_fd(), Places { shown: 1, others: 0 }).unwrap();
+    listen(&slot, 8).unwrap();
+    let plain = || TcpStream::connect_timeout(&address, WITHIN).map(drop);
+    let with = |pass: &Pass| socket::connect_with(address, WITHIN, |client| pass.show(client));
+    let is_divided = || {
+        for refused in [plain(), with(&Pass::new([8; 16]))] {
+            assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+        }
+        with(&pass).unwrap();
+        assert!(accept(&slot).unwrap().is_some() && accept(&slot).unwrap().is_none());
+    };
+    is_divided();
+    // What fills the sink's queue is no connection.
+    let open = established(&[address.port()]).unwrap();
+    assert!(open.iter().all(|(local, _)| *local != address), "{open:?}");
+    // Its process ends, and the next one has a sink again.
+    drop(sink);
+    plain().unwrap();
+    assert!(accept(&slot).unwrap().is_some());
+    pass.divide(slot.as_fd(), Places { shown: 0, others: 1 }).unwrap();
+    let _sink = pass::sink(slot.as_fd(), WITHIN).unwrap();
+    is_divided();
 }
 
 /// Does a client wait for an answer of this local port?

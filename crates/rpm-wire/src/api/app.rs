@@ -121,6 +121,10 @@ options! {
     /// Path of the app's own metrics: `rpm observe` asks each worker for them, and adds up what they count
     Key::own("metrics_path", Kind::Text).below(WorkersAndPorts).value("PATH")
         => #[serde(skip_serializing_if = "Option::is_none")] metrics_path: Option<String>;
+    /// Take the app's own metrics from prom-client: its workers make an `AggregatorRegistry`, and `rpm observe` adds up what they count (Node with `instances`)
+    Key::own("prom_client", Kind::Switch).below(WorkersAndPorts)
+        .help("Take the app's own metrics from prom-client: its workers make an AggregatorRegistry (Node with -i)")
+        => #[serde(skip_serializing_if = "Option::is_none")] prom_client: Option<bool>;
 
     /// Working directory
     Key::pm2("cwd", Kind::Text).below(EnvironmentAndUser).value("DIR").default("the current one");
@@ -278,6 +282,18 @@ fn default_namespace() -> String {
 }
 
 impl AppSpec {
+    /// Its workers have metrics of their own, which can be asked of each.
+    #[must_use]
+    pub fn has_metrics(&self) -> bool {
+        self.metrics_path.is_some() || self.asks_prom_client()
+    }
+
+    /// They are asked of prom-client in the worker.
+    #[must_use]
+    pub fn asks_prom_client(&self) -> bool {
+        self.prom_client == Some(true)
+    }
+
     /// What instance `number` has in the variable that rises; `None`: there is no such variable.
     #[must_use]
     pub fn incremented(&self, number: u32) -> Option<(String, String)> {

@@ -17,12 +17,45 @@ const PORT: u16 = 9209;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObserveSpec {
-    /// Address and port; addresses other than loopback need a token.
+    /// Address and port; addresses other than loopback need a token, or an authority for clients.
     #[serde(default = "usual_address")]
     pub listen: SocketAddr,
     /// Absolute path of the file with the bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<String>,
+    /// Present: it is served by HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ObserveTls>,
+}
+
+/// The files of HTTPS, by their absolute paths, in PEM. They are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObserveTls {
+    /// The certificate, and those above it.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
+    /// The authorities one of which has signed the certificate of each client. `None`: clients need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
+}
+
+impl ObserveSpec {
+    /// Each client has a certificate.
+    #[must_use]
+    pub fn certifies_clients(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
 }
 
 impl Default for ObserveSpec {
@@ -30,6 +63,7 @@ impl Default for ObserveSpec {
         ObserveSpec {
             listen: usual_address(),
             token_file: None,
+            tls: None,
         }
     }
 }

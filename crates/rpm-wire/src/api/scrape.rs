@@ -1,4 +1,4 @@
-//! `GET /v1/scrape`: the pages of metrics that apps have themselves (`metrics_path`), of each worker by itself.
+//! `GET /v1/scrape`: the pages of metrics that apps have themselves (`metrics_path`, `prom_client`), of each worker by itself.
 //! `GET /v1/figures`: what is recorded of each app.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The answer: it is for `rpm observe`, which adds the figures up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrape {
-    /// The apps with a `metrics_path`, whether workers of them run or not.
+    /// The apps with metrics of their own, whether workers of them run or not.
     pub apps: Vec<String>,
     /// A page of each of their workers, or why there is none.
     pub pages: Vec<ScrapedPage>,
@@ -29,9 +29,12 @@ pub struct ScrapedPage {
     /// It leaves, or is to be the successor of another worker: its instance has another one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
-    /// The text, if it answered with status 200.
+    /// What it answered: the text of its page, or of `prom_client` JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<String>,
+    /// `page` is what prom-client has answered: a list of its registries, each a list of metrics (`getMetricsAsJSON`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prom_client: bool,
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

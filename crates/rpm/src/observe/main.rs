@@ -7,6 +7,7 @@ mod dashboard;
 mod mcp;
 mod metrics;
 mod past;
+mod secret;
 
 use std::process::ExitCode;
 

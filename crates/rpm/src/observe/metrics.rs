@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rpm_cli::Observe;
-use rpm_observe::{Access, Alerts, Export, Forward, Metrics, Observed};
+use rpm_observe::{Access, Alerts, Channel, Export, Forward, Metrics, Observed};
 use rpm_shared::clients::{self, Limits, told};
+use rpm_tls::{Certificate, Reloaded, Terms, Tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,14 +20,37 @@ const TOKEN_FILE: u64 = 4096;
 /// The address would be open to others, or cannot be had.
 pub(crate) fn run(wish: &Observe) -> anyhow::Result<()> {
     let token = wish.token_file.as_deref().map(token).transpose()?;
-    let access = Access::to(wish.listen.ip(), token.as_deref())?;
+    let access = Access::to(wish.listen.ip(), token.as_deref(), wish.tls_client_ca.is_some())?;
+    let tls = terms(wish).map(|terms| Tls::load(terms, say)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .context("cannot set up the event loop")?
-        .block_on(serve(wish, access))
+        .block_on(serve(wish, access, tls))
 }
 
-async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
+/// HTTPS, if there is a certificate.
+fn terms(wish: &Observe) -> Option<Terms> {
+    let certificate = Certificate {
+        chain: wish.tls_cert.clone()?,
+        key: wish.tls_key.clone()?,
+    };
+    Some(Terms {
+        certificates: vec![certificate],
+        client_ca: wish.tls_client_ca.clone(),
+        protocols: &[b"http/1.1"],
+    })
+}
+
+fn say(reloaded: &Reloaded) {
+    match reloaded {
+        Reloaded::Replaced => eprintln!("the certificate was replaced"),
+        Reloaded::Kept(error) => {
+            eprintln!("cannot use the changed certificate, so the old one stays in use: {error}");
+        }
+    }
+}
+
+async fn serve(wish: &Observe, access: Access, tls: Option<Tls>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(wish.listen).await;
     let listener = listener.with_context(|| {
         format!(
@@ -49,7 +73,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
         home: rpm_cli::home_dir()?,
-        near: wish.listen.ip().is_loopback(),
+        channel: Channel::of(wish.listen.ip(), tls.is_some()),
         ending,
         access,
         metrics: metrics.clone(),
@@ -61,7 +85,8 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     beside.spawn(forward.run());
     beside.spawn(export.run(metrics, |name| std::env::var(name).ok()));
     eprintln!(
-        "metrics for Prometheus: http://{}/metrics",
+        "metrics for Prometheus: {}://{}/metrics",
+        if tls.is_some() { "https" } else { "http" },
         listener.local_addr()?
     );
     let told = async {
@@ -69,7 +94,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
         end.send_replace(true);
     };
     tokio::select! {
-        () = clients::serve(listener, app, Limits::default(), told) => Ok(()),
+        () = clients::serve(listener, tls, app, Limits::default(), told) => Ok(()),
         // The daemon starts it again.
         Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts, logs, OTLP or the history have ended: {ended:?}")),
     }

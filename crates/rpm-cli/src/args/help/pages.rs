@@ -153,6 +153,7 @@ pub(super) const PAGES: &[Page] = &[
         &[
             ("ready", "every app, but not those that are stopped"),
             ("ready api", "fails if it is stopped, too"),
+            ("ready --json", "what is ready and what is not, for programs"),
         ],
     ),
     page("init", "", &[("init", "writes ecosystem.config.js")]),
@@ -258,7 +259,8 @@ pub(super) const PAGES: &[Page] = &[
                 "observe on --listen 0.0.0.0:9209 --token-file token",
                 "for other machines",
             ),
-            ("observe status", "whether it is on, and where"),
+            ("observe on --tls-cert site.crt --tls-key site.key", "HTTPS"),
+            ("observe status", "where it is, and who takes what is sent"),
             ("observe off", ""),
             ("observe", "in the foreground"),
         ],
@@ -274,13 +276,17 @@ pub(super) const PAGES: &[Page] = &[
     ),
     page(
         "dashboard",
-        "It is served by the process of `rpm observe on`, which is started if it does not run, on a loopback address alone. The link opens \
+        "It is served by the process of `rpm observe on`, which is started if it does not run: on a loopback address, or by HTTPS \
+         (`rpm observe on --tls-cert FILE --tls-key FILE`). The link opens \
          once, within five minutes; the session that it opens lasts a week. From another machine, \
          `ssh -L 9209:127.0.0.1:9209 HOST` first, and then open the link there.",
         &[
             ("dashboard", "a link for a browser"),
             ("dashboard --read-only", "for somebody who may look and not act"),
             ("dashboard --sign-out", "end all sessions"),
+            ("dashboard password alice", "a user who may sign in"),
+            ("dashboard password bob --read-only", "who may look and not act"),
+            ("dashboard host db https://10.0.0.2:9209 --token-file token", ""),
         ],
     ),
     page(

@@ -128,6 +128,8 @@ pub(super) struct Fleet {
     /// Those that the filter lets pass, in order.
     pub(super) groups: Vec<Group>,
     pub(super) rows: Vec<Row>,
+    /// What the rows are about.
+    known: Vec<RowId>,
     expanded: BTreeSet<String>,
     chosen: Option<RowId>,
     /// The place of the chosen row.
@@ -156,17 +158,30 @@ impl Fleet {
         names.len()
     }
 
-    /// Makes the rows. The choice stays on what it is about; if that is gone, it stays at its place.
+    /// Makes the rows. The choice stays on what it is about, and on its line of the screen. If that is gone, the choice goes to the next row that
+    /// was below it and is still there, or else to the last one that was above it.
     pub(super) fn arrange(&mut self) {
+        // The row at `place`, those below it, and then those above it.
+        let (above, below) = self.known.split_at(self.place.min(self.known.len()));
+        let below = below.iter().skip(1);
+        let neighbours: Vec<RowId> = self
+            .chosen
+            .iter()
+            .chain(below)
+            .chain(above.iter().rev())
+            .cloned()
+            .collect();
+        let before = self.place;
         self.groups = self.grouped();
         let sort = self.sort;
         self.groups.sort_by(|one, other| sort.compare(one, other));
         self.rows = self.tree();
-        let place = self
-            .rows
-            .iter()
-            .position(|row| Some(self.id(*row)) == self.chosen);
-        self.choose(place.unwrap_or(self.place));
+        self.known = self.rows.iter().map(|row| self.id(*row)).collect();
+        let place_of = |wanted: &RowId| self.known.iter().position(|id| id == wanted);
+        let place = neighbours.iter().find_map(place_of);
+        self.choose(place.unwrap_or(0));
+        let line = before.saturating_sub(self.offset);
+        self.offset = self.place.saturating_sub(line);
     }
 
     fn grouped(&self) -> Vec<Group> {
@@ -262,17 +277,20 @@ impl Fleet {
         self.chosen = self.rows.get(self.place).map(|row| self.id(*row));
     }
 
-    /// Chooses the app of this name, or the instance of this id; whether it is there.
+    /// Chooses the app of this name, or else the instance of this id, as the daemon takes a word; whether it is there.
     pub(super) fn choose_named(&mut self, word: &str) -> bool {
-        let is_meant = |row: &Row| match *row {
+        let is_named = |row: &Row| matches!(*row, Row::App { group } if self.groups[group].name == word);
+        let has_id = |row: &Row| match *row {
             Row::App { group } => {
                 let group = &self.groups[group];
-                group.name == word || group.members.len() == 1 && group.summary.id.to_string() == word
+                group.members.len() == 1 && group.summary.id.to_string() == word
             }
             Row::Instance { process, .. } => self.processes[process].id.to_string() == word,
             Row::Other { .. } => false,
         };
-        let place = self.rows.iter().position(is_meant);
+        let named = self.rows.iter().position(is_named);
+        let is_app = self.processes.iter().any(|process| process.name == word);
+        let place = named.or_else(|| self.rows.iter().position(has_id).filter(|_| !is_app));
         if let Some(place) = place {
             self.choose(place);
         }
@@ -297,6 +315,13 @@ impl Fleet {
             RowId::Instance(id) | RowId::Other { instance: id, .. } => &self.process(*id)?.name,
         };
         self.groups.iter().find(|group| &group.name == name)
+    }
+
+    /// Whether the daemon takes the id of this instance for the name of an app or a namespace.
+    pub(super) fn is_taken(&self, id: u32) -> bool {
+        let word = id.to_string();
+        let is_it = |process: &Process| process.name == word || process.namespace == word;
+        self.processes.iter().any(is_it)
     }
 
     pub(super) fn process(&self, id: u32) -> Option<&Process> {

@@ -18,7 +18,7 @@ impl Screen {
         match input {
             Input::Key(key) if key.interrupts() => Effect::Quit,
             Input::Key(key) => {
-                self.notice = None;
+                self.dismiss();
                 match std::mem::take(&mut self.mode) {
                     Mode::Browse => self.browse(key),
                     Mode::Confirm(request) => match key.code {

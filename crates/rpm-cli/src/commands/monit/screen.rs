@@ -18,6 +18,8 @@ use super::request::{Request, Target, Verb};
 use super::theme::Theme;
 use crate::render;
 
+/// Whoever types on does not see a notice at once: for so long keys leave it.
+const READ: Duration = Duration::from_secs(3);
 /// Maximum length of what is typed, in characters.
 const MAX_TYPED: usize = 128;
 
@@ -76,11 +78,13 @@ pub(super) enum Effect {
     Mouse(bool),
 }
 
-/// Result of the last command, until the next key.
+/// Result of the last command, until a key that comes when it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Notice {
     pub(super) text: String,
     pub(super) failed: bool,
+    /// Since when it is shown.
+    pub(super) since: Duration,
 }
 
 /// Whose output is shown.
@@ -107,6 +111,8 @@ pub(super) struct Screen {
     pub(super) mode: Mode,
     pub(super) theme: Theme,
     pub(super) notice: Option<Notice>,
+    /// The time on the screen.
+    pub(super) now: Duration,
     /// Changes that are under way.
     pub(super) running: Vec<String>,
     /// Why what is shown is old.
@@ -160,10 +166,22 @@ impl Screen {
         if let Some(place) = place {
             self.running.remove(place);
         }
-        self.notice = Some(match reply.result {
-            Ok(text) => Notice { text, failed: false },
-            Err(text) => Notice { text, failed: true },
-        });
+        match reply.result {
+            Ok(text) => self.notify(text, false),
+            Err(text) => self.notify(text, true),
+        }
+    }
+
+    fn notify(&mut self, text: String, failed: bool) {
+        let since = self.now;
+        self.notice = Some(Notice { text, failed, since });
+    }
+
+    /// A key was pressed: a notice that could be read goes.
+    pub(super) fn dismiss(&mut self) {
+        let now = self.now;
+        self.notice
+            .take_if(|notice| now.saturating_sub(notice.since) >= READ);
     }
 
     /// Finds the places for everything on a screen of this size.
@@ -177,7 +195,8 @@ impl Screen {
 
     /// Whose output belongs on the screen.
     pub(super) fn source(&self) -> Option<Source> {
-        if let Some(process) = self.fleet.instance() {
+        let instance = self.fleet.instance();
+        if let Some(process) = instance.filter(|process| !self.fleet.is_taken(process.id)) {
             return Some(Source {
                 target: process.id.to_string(),
                 label: format!("{} ({})", render::visible(&process.name), process.id),
@@ -188,7 +207,7 @@ impl Screen {
         Some(Source {
             target: group.name.clone(),
             label: render::visible(&group.name),
-            several: true,
+            several: group.members.len() > 1,
         })
     }
 
@@ -237,10 +256,28 @@ impl Screen {
     /// Asks whether to do this with what is chosen.
     pub(super) fn ask(&mut self, verb: Verb) {
         match self.target(&verb) {
+            Some(Target {
+                word, instances: 1, ..
+            }) if word
+                .parse()
+                .is_ok_and(|id| self.is_instance(id) && self.fleet.is_taken(id)) =>
+            {
+                self.fail(format!(
+                    "{word} is also the name of an app or a namespace, which the daemon would take it for: choose the app of this instance"
+                ));
+            }
             Some(target) => self.mode = Mode::Confirm(Request { verb, target }),
             None => {
                 self.fail("no app is chosen; start one with `rpm start app.js`, or drop the filter with Esc");
             }
+        }
+    }
+
+    /// Whether a change is about this instance, and not about an app with such a name.
+    fn is_instance(&self, id: u32) -> bool {
+        match self.fleet.chosen() {
+            Some(RowId::Instance(chosen) | RowId::Other { instance: chosen, .. }) => *chosen == id,
+            Some(RowId::App(_)) | None => false,
         }
     }
 
@@ -250,10 +287,7 @@ impl Screen {
     }
 
     fn fail(&mut self, text: impl Into<String>) {
-        self.notice = Some(Notice {
-            text: text.into(),
-            failed: true,
-        });
+        self.notify(text.into(), true);
     }
 
     /// Begins to type a line.
@@ -382,9 +416,8 @@ impl Screen {
         // It may be below an app that does not show its instances, or hidden by the filter.
         let id = word.parse();
         let processes = &self.fleet.processes;
-        let meant = processes
-            .iter()
-            .find(|process| process.name == word || Ok(process.id) == id);
+        let named = processes.iter().find(|process| process.name == word);
+        let meant = named.or_else(|| processes.iter().find(|process| Ok(process.id) == id));
         let Some(name) = meant.map(|process| process.name.clone()) else {
             self.fail(format!("no app or id {:?} in the list", render::visible(&word)));
             return false;

@@ -65,6 +65,7 @@ fn destination() -> Destination {
         apps: Vec::new(),
         labels: BTreeMap::new(),
         from_end: false,
+        gzip: false,
     }
 }
 

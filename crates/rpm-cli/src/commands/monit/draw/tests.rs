@@ -182,6 +182,7 @@ fn what_is_wrong_and_what_is_done_are_on_the_screen() {
     screen.notice = Some(super::super::screen::Notice {
         text: "reload web: done".to_owned(),
         failed: false,
+        since: Duration::ZERO,
     });
     let parts = [
         "cpu▼",
@@ -203,6 +204,7 @@ fn a_long_message_has_more_rows() {
     screen.notice = Some(super::super::screen::Notice {
         text: words.join(" "),
         failed: true,
+        since: Duration::ZERO,
     });
     assert_parts(&seen(screen, (80, 24)), &["✖ word0 ", "word29", "q quit"]);
 }

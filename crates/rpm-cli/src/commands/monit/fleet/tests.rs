@@ -114,12 +114,55 @@ fn the_choice_stays_on_its_row() {
     let mut others = some();
     others.remove(3);
     fleet.update(others);
-    assert_eq!(fleet.place(), Some(3), "the one at its place");
+    assert_eq!(
+        fleet.chosen(),
+        Some(&RowId::App("api-jobs".to_owned())),
+        "the next one"
+    );
+    fleet.update(some()[..3].to_vec());
+    assert_eq!(fleet.chosen(), Some(&RowId::Instance(2)), "the one before");
     fleet.update(Vec::new());
     assert_eq!((fleet.chosen(), fleet.place()), (None, None));
     fleet.step(1);
     fleet.expand(None);
     assert!(fleet.group().is_none());
+}
+
+#[test]
+fn the_choice_stays_on_its_line_while_others_come_and_go() {
+    let mut fleet = fleet();
+    fleet.expand_all();
+    fleet.choose_named("2");
+    fleet.scroll(3);
+    assert_eq!((fleet.place(), fleet.offset), (Some(3), 1));
+    fleet.update(reloading());
+    fleet.scroll(3);
+    assert_eq!((fleet.place(), fleet.offset), (Some(5), 3), "two came above it");
+    fleet.choose(4);
+    assert_eq!(
+        fleet.chosen(),
+        Some(&RowId::Other {
+            instance: 1,
+            pid: 901
+        })
+    );
+    fleet.update(some());
+    assert_eq!(fleet.chosen(), Some(&RowId::Instance(2)), "the next that stays");
+}
+
+#[test]
+fn a_name_that_is_a_number_comes_before_an_id() {
+    let mut fleet = Fleet::default();
+    let mut processes = some();
+    processes.push(process(9, "1", (0.0, 0, 0)));
+    fleet.update(processes);
+    fleet.expand_all();
+    assert!(fleet.choose_named("1"));
+    assert_eq!(fleet.chosen(), Some(&RowId::App("1".to_owned())));
+    fleet.filter = "web".to_owned();
+    fleet.arrange();
+    assert!(!fleet.choose_named("1"), "the filter hides the app that is meant");
+    assert!(fleet.is_taken(1) && !fleet.is_taken(2));
 }
 
 #[test]

@@ -126,14 +126,32 @@ fn a_change_is_about_what_is_chosen() {
     );
     let screen = &mut screen();
     assert_eq!(press(screen, ":stop nosuch\ny"), []);
-    let notice = screen
-        .notice
-        .as_ref()
-        .map(|notice| (notice.failed, notice.text.clone()));
-    assert_eq!(notice, None, "until the next key");
-    press(screen, ":stop nosuch\n");
-    let notice = screen.notice.clone().expect("a notice");
+    let notice = screen.notice.clone().expect("nobody has read it yet");
     assert!(notice.failed && notice.text.contains("nosuch"), "{notice:?}");
+    screen.now += READ;
+    press(screen, "j");
+    assert_eq!(screen.notice, None);
+}
+
+#[test]
+fn an_app_may_be_named_like_an_id() {
+    let screen = &mut screen();
+    let mut processes = some();
+    processes.push(process(9, "1", (0.0, 0, 0)));
+    screen.handle_processes(Ok(processes), Duration::ZERO);
+    assert_eq!(press(screen, ":stop 1\ny"), [run(Verb::Stop, "1", "1", 1)]);
+    screen.view = View::List;
+    press(screen, "gejj");
+    assert_eq!(screen.fleet.chosen(), Some(&RowId::Instance(1)));
+    assert_eq!(press(screen, "sy"), [], "the daemon would stop the app");
+    let notice = screen.notice.clone().expect("the reason");
+    assert!(
+        notice.failed && notice.text.contains("also the name of an app"),
+        "{notice:?}"
+    );
+    assert_eq!(press(screen, "ry"), [run(Verb::Reload, "web", "web", 3)]);
+    let source = screen.source().expect("output");
+    assert_eq!((source.target.as_str(), source.several), ("web", true));
 }
 
 #[test]
@@ -146,6 +164,9 @@ fn a_reply_ends_what_is_under_way() {
     };
     screen.handle_reply(reply(Err("reload web: it does not become ready")));
     assert!(screen.running.is_empty() && screen.notice.as_ref().is_some_and(|notice| notice.failed));
+    press(screen, "j");
+    assert!(screen.notice.is_some(), "nobody has read it yet");
+    screen.now += READ;
     press(screen, "j");
     assert_eq!(screen.notice, None);
 }
