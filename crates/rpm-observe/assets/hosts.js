@@ -21,9 +21,13 @@ export class Hosts {
       if (!this.#panels.has(name)) this.#panels.set(name, this.#panel(name, host.url));
       const panel = this.#panels.get(name);
       const { up, why, apps = [] } = host.frame;
-      setState(panel.state, up ? ["good", "live"] : ["bad", `no answer: ${why}`]);
+      setState(panel.state, up ? ["good", "live"] : ["bad", `no answer: ${why ?? "it sends no figures"}`]);
       // What was seen last stays, with the reason why it is old.
-      if (up) this.#rows(panel, host.url, apps.filter((app) => `${app.name} ${app.namespace}`.toLowerCase().includes(words)));
+      try {
+        if (up) this.#rows(panel, host.url, apps.filter((app) => `${app.name} ${app.namespace}`.toLowerCase().includes(words)));
+      } catch {
+        setState(panel.state, ["bad", "its figures are not understood: is it another version?"]);
+      }
     }
   }
 

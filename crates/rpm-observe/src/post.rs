@@ -76,6 +76,10 @@ impl Target {
     pub(crate) fn new(url: &str, path: &str) -> Result<Target, Unsent> {
         let uri: Uri = url.parse().map_err(|_| Unsent::Address("it cannot be read"))?;
         let authority = uri.authority().ok_or(Unsent::Address("it has no host"))?;
+        let after = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if after != authority.host() && authority.port_u16().is_none() {
+            return Err(Unsent::Address("its port is no number up to 65535"));
+        }
         let secure = uri.scheme_str() == Some("https");
         let usual = if secure { 443 } else { 80 };
         let own = uri.path_and_query().map_or("/", |path| path.as_str());

@@ -13,6 +13,16 @@ pub fn keep_one_heap() {
     }
 }
 
+/// Blocks of a megabyte and more go back to the system as soon as they are free. By itself glibc keeps such blocks once one of that size
+/// was freed, up to 32 MiB; other C libraries do not.
+pub fn map_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: two numbers; called before there are other threads, as mallopt(3) wants.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
+}
+
 /// Returns unused pages to the system, where the C library can, after a request that took megabytes.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
@@ -165,6 +175,23 @@ mod tests {
     fn pages_of_files() -> u64 {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(2).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn large_blocks_go_back_at_once() {
+        map_large_blocks();
+        let block = || std::hint::black_box(vec![1_u8; 19 << 20]);
+        let own = || crate::usage::resident_bytes(std::process::id()).unwrap();
+        drop(block());
+        let before = own();
+        for _ in 0..3 {
+            drop(block());
+        }
+        let after = own();
+        assert!(after < before + (10 << 20), "{before} {after}");
+        let held = block();
+        assert!(own() > before + (10 << 20), "it is measured");
+        drop(held);
     }
 
     #[test]

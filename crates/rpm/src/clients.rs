@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,11 +19,19 @@ use rpm_tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 
 /// When no descriptor is left: until some client has gone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Clients at a time. What the process does besides needs descriptors, too.
+const CLIENTS: usize = 512;
+/// TLS handshakes at a time; each takes CPU.
+const HANDSHAKES: usize = 64;
+/// For what is being answered at the end.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +59,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A client that HTTP can be spoken with.
 type Client = (Box<dyn Stream>, SocketAddr);
 
-/// Serves clients until `told` ends, by HTTPS if there is `tls`; what is being answered then is finished. Bodies of requests are not read:
-/// nobody waits for them. Each request has its client's address as [`ConnectInfo`].
+/// Serves clients until `told` ends, by HTTPS if there is `tls`; what is being answered then is finished, within 5 s. Whoever reads the body
+/// of a request sets a time for it. Each request has its client's address as [`ConnectInfo`].
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -60,10 +69,11 @@ pub async fn serve(
     told: impl Future<Output = ()>,
 ) {
     let all = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CLIENTS));
     let mut told = pin!(told);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
-    let begin = |(stream, address): Client| {
+    let begin = |((stream, address), place): (Client, OwnedSemaphorePermit)| {
         let app = TowerToHyperService::new(app.clone());
         let service = service_fn(move |mut request: Request<_>| {
             request.extensions_mut().insert(ConnectInfo(address));
@@ -71,13 +81,21 @@ pub async fn serve(
         });
         let served = all.watch(builder.serve_connection(TokioIo::new(stream), service));
         // How it ends is the client's to know.
-        tokio::spawn(async move { drop(served.await) });
+        tokio::spawn(async move {
+            drop(served.await);
+            drop(place);
+        });
     };
     // Ends those that have not finished when this ends.
     let mut handshakes = JoinSet::new();
     loop {
+        let accept = async {
+            // Those beyond wait in the accept queue.
+            let place = Arc::clone(&places).acquire_owned().await;
+            listener.accept().await.map(|accepted| (accepted, place.ok()))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept, if handshakes.len() < HANDSHAKES => accepted,
             Some(done) = handshakes.join_next() => {
                 if let Ok(Some(client)) = done {
                     begin(client);
@@ -86,8 +104,10 @@ pub async fn serve(
             }
             () = &mut told => break,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+        let ((stream, address), place) = match accepted {
+            Ok((accepted, Some(place))) => (accepted, place),
+            // The semaphore is never closed.
+            Ok((_, None)) => break,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 eprintln!("cannot accept a client: {error}");
@@ -99,12 +119,16 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let stream = Patient::new(stream, limits.taking);
         match &tls {
-            None => begin((Box::new(stream), address)),
-            Some(tls) => drop(handshakes.spawn(secured(tls, stream, address, limits.head))),
+            None => begin(((Box::new(stream), address), place)),
+            Some(tls) => {
+                let secured = secured(tls, stream, address, limits.head);
+                handshakes.spawn(async move { Some((secured.await?, place)) });
+            }
         }
     }
     drop((listener, handshakes));
-    all.shutdown().await;
+    // Its end says nothing: what is left then is cut.
+    let _ = timeout(ENDED_WITHIN, all.shutdown()).await;
 }
 
 /// The client after its handshake; `None` if it failed, or took longer than `within`.

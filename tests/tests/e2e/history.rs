@@ -101,5 +101,5 @@ fn history_outlives_the_process_that_records_it() {
     let aside = fs::metadata(path.with_extension("damaged")).expect("it is set aside");
     assert_eq!(aside.len(), whole.len() as u64 - 1);
     let logs = rpm.ok(["logs", "rpm-observe", "--nostream"]);
-    assert!(logs.contains("history.bin is damaged: it is cut"), "{logs}");
+    assert!(logs.contains("history.bin cannot be read: it is cut"), "{logs}");
 }

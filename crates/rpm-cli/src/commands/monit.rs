@@ -95,13 +95,17 @@ impl Unanswered {
             let Ok(Some(reply)) = timeout_at(until, self.replies.recv()).await else {
                 break;
             };
-            self.running.retain(|label| *label != reply.label);
+            if let Some(at) = self.running.iter().position(|label| *label == reply.label) {
+                self.running.swap_remove(at);
+            }
             match reply.result {
                 Ok(text) | Err(text) => tell(text),
             }
         }
         for label in self.running {
-            tell(format!("{label}: goes on"));
+            tell(format!(
+                "{label}: not answered yet; `rpm list` shows what comes of it"
+            ));
         }
     }
 }

@@ -120,7 +120,12 @@ async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
         true => read("/v1/observe").await?,
         false => ObserveInfo::default(),
     };
-    let receivers = match &info.observe {
+    // Only of a process that serves: the port may be somebody else's otherwise, and the token is not for him.
+    let serves = info
+        .process
+        .as_ref()
+        .is_some_and(|process| process.status == Status::Online);
+    let receivers = match info.observe.as_ref().filter(|_| serves) {
         Some(spec) => Some(receivers(spec).await),
         None => None,
     };

@@ -29,6 +29,11 @@ pub(super) async fn receivers(spec: &ObserveSpec) -> anyhow::Result<Vec<Receivin
 }
 
 async fn asked(spec: &ObserveSpec) -> anyhow::Result<Vec<Receiving>> {
+    // The token crosses no connection that is not checked; and a client's certificate may be wanted.
+    ensure!(
+        spec.tls.is_none(),
+        "it is served by HTTPS; GET {RECEIVERS_PATH} there says who gets what"
+    );
     let address = here(spec.listen);
     let mut request = Request::get(RECEIVERS_PATH).header(header::HOST, address.to_string());
     if let Some(path) = &spec.token_file {

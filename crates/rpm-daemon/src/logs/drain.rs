@@ -379,7 +379,10 @@ mod tests {
                 std::fs::File::from(std::os::fd::OwnedFd::from(write))
             })
             .collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         for number in 0..5000 {
             for (of, mut writer) in writers.iter().enumerate() {
                 writer.write_all(format!("{of} {number}\n").as_bytes()).unwrap();
@@ -432,7 +435,10 @@ mod tests {
             limit: None,
             behalf: Behalf::default(),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.
         for _ in 0..64 {
             write.write_all(&[b'y'; 16 * 1024]).unwrap();
@@ -459,7 +465,10 @@ mod tests {
             });
             write
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         let stored = || {
             runtime.block_on(sink.sync());
             std::fs::read_to_string(&path).unwrap()

@@ -101,7 +101,9 @@ fn check(wanted: &ObserveSpec) -> Result<(), ApiError> {
             format!(
                 "{address} can be reached from other machines, and the metrics name your apps and what they do"
             ),
-            Some("give a token with --token-file, or listen on 127.0.0.1"),
+            Some(
+                "give a token with --token-file, or ask for certificates with --tls-client-ca, or listen on 127.0.0.1",
+            ),
         ));
     }
     if let Some(file) = &wanted.token_file {

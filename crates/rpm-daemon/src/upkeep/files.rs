@@ -52,7 +52,7 @@ impl FileWatch {
             .spawn(move || {
                 let rules = Rules::new(&wanted, written, |path| path.symlink_metadata().is_ok());
                 if let Err(error) = run(Watcher::open(inotify, rules), &end, delay, &changed) {
-                    warn!(%error, "files are not watched any more; `rpm stop` and `start` of the app watch them again");
+                    warn!(%error, "files are not watched any more; stop and start the app to have them watched again");
                 }
             })?;
         Ok(FileWatch {

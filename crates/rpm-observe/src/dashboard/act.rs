@@ -1,9 +1,10 @@
 //! What the page can have the daemon do.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use rpm_wire::api::Known;
@@ -70,6 +71,7 @@ impl Act {
 /// `POST /dashboard/actions`: what the daemon says, line by line: steps, then `{"done":…}` or `{"failed":…}`.
 pub(super) async fn act(
     State(board): State<Arc<Dashboard>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
     _: Operator,
     Json(act): Json<Act>,
 ) -> Result<Response, Refused> {
@@ -85,6 +87,7 @@ pub(super) async fn act(
         ));
     }
     let (path, body) = act.request();
+    eprintln!("dashboard: {path} {body} from {}", address.ip());
     let (status, stream) = board
         .daemon
         .request(Method::POST, path, body.to_string().into())

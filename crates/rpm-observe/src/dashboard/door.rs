@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
@@ -15,10 +15,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use super::Dashboard;
 use super::keys::{Opened, Role, SESSION_MS};
 use super::users::Users;
+use super::{BODY, Dashboard};
 use crate::access::{Channel, names_loopback};
 use crate::alerts::now_ms;
 
@@ -30,6 +31,8 @@ const KEY: &str = "x-rpm-key";
 /// Wrong links within [`PAUSE`] after which further ones are told to wait. A right one is never refused, so that nobody can lock others out.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(60);
+/// For the body of a request.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Why somebody does not get in, or gets no answer.
 #[derive(Debug)]
@@ -66,10 +69,36 @@ pub(super) async fn guard(
         }
         Channel::Loopback | Channel::Tls => {}
     }
-    if !request.method().is_safe() && !is_of_ours(request.headers(), board.channel) {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    if !is_of_ours(request.headers(), board.channel) {
         return refused("the request comes from another web site");
     }
-    next.run(request).await
+    match whole(request).await {
+        Ok(request) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// The request with all of its body: a client that sends none would be waited for without end.
+async fn whole(request: Request<Body>) -> Result<Request<Body>, Refused> {
+    let (parts, body) = request.into_parts();
+    let body = timeout(BODY_WITHIN, to_bytes(body, BODY)).await;
+    let late = |_| {
+        Refused::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request did not come within 20 s",
+        )
+    };
+    let large = |_| {
+        Refused::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request is too long, or broke off",
+        )
+    };
+    let body = body.map_err(late)?.map_err(large)?;
+    Ok(Request::from_parts(parts, body.into()))
 }
 
 /// True if the page that sends the request is of the server that gets it.
@@ -114,7 +143,7 @@ impl FromRequestParts<Arc<Dashboard>> for Visitor {
         let out = || {
             Refused::new(
                 StatusCode::UNAUTHORIZED,
-                "not signed in: `rpm dashboard` prints a link",
+                "not signed in: sign in again, or open a link of `rpm dashboard`",
             )
         };
         let cookie = cookie(&parts.headers).ok_or_else(out)?.to_owned();
@@ -273,11 +302,14 @@ pub(super) async fn enter(
         users.verify(&entry.user, &entry.password)
     });
     let known = verified.await.map_err(|error| broken(error.to_string()))?;
+    // Without a name that nobody has: it may be a password.
     let Some(known) = known else {
+        eprintln!("dashboard: a wrong user or password from {}", address.ip());
         let why = "wrong user or password";
         return Err(Refused::new(StatusCode::UNAUTHORIZED, why));
     };
     board.attempts().right(address.ip());
+    eprintln!("dashboard: {} has signed in from {}", known.name, address.ip());
     let opened = board.keys.admit(known, now_ms());
     let opened = opened.map_err(|error| broken(format!("the session cannot be stored: {error}")))?;
     Ok(signed_in(&board, &headers, &opened))

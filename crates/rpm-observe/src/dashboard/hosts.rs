@@ -179,6 +179,10 @@ impl Place {
                 "give scheme, host and port alone, such as https://10.0.0.2:9209",
             ));
         }
+        // One that is no number would be left out, and the token go to the usual port.
+        if authority.as_str() != authority.host() && authority.port_u16().is_none() {
+            return Err(bad("its port must be a number up to 65535"));
+        }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let secure = match uri.scheme_str() {
@@ -211,7 +215,7 @@ enum Unseen {
     Trust(#[from] post::Unsent),
     #[error("cannot connect: {0}")]
     Unreachable(io::Error),
-    #[error("the connection broke")]
+    #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
     #[error("the token cannot be sent: {0}")]
     Token(#[from] hyper::http::Error),

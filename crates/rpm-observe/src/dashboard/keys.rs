@@ -20,6 +20,8 @@ pub const LINK_MS: u64 = 5 * 60_000;
 pub(super) const SESSION_MS: u64 = 7 * 86_400_000;
 /// More links and sessions than these are not kept: the oldest end.
 const MOST: usize = 100;
+/// Sessions of one user.
+const MOST_OF_ONE: usize = 10;
 /// Bytes of a secret.
 const SECRET: usize = 32;
 
@@ -121,6 +123,7 @@ impl Keys {
     /// Opens a session of somebody whose password was right.
     pub(super) fn admit(&self, known: Known, now_ms: u64) -> io::Result<Opened> {
         self.tidy(now_ms)?;
+        self.bound(&known.name)?;
         let holder = Holder {
             name: known.name,
             proof: known.proof,
@@ -182,6 +185,20 @@ impl Keys {
             .mode(0o600)
             .open(self.file(kind, secret))?;
         file.write_all(serde_json::to_string(grant)?.as_bytes())
+    }
+
+    /// Deletes the oldest sessions of a user who has many, so that nobody drives out the others by signing in again and again.
+    fn bound(&self, user: &str) -> io::Result<()> {
+        let ours = |grant: &Grant| grant.user.as_ref().is_some_and(|holder| holder.name == user);
+        let files = self.files()?.into_iter();
+        let mut own: Vec<_> = files
+            .filter(|(file, _)| read(file).is_some_and(|grant| ours(&grant)))
+            .collect();
+        own.sort_by_key(|(_, until)| *until);
+        let many = (own.len() + 1).saturating_sub(MOST_OF_ONE);
+        own.iter()
+            .take(many)
+            .try_for_each(|(file, _)| delete(file).map(drop))
     }
 
     /// Deletes what is over, and the oldest of too many.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Argon2, Params};
+use argon2::{Algorithm, Argon2, Params};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::keys::{Role, hash};
@@ -27,6 +27,8 @@ pub(super) const LONGEST: usize = 1024;
 const NAME: usize = 64;
 /// Maximum memory of a hash, in KiB. What `rpm dashboard password` writes needs 19 MiB.
 const MOST_KIB: u32 = 256 << 10;
+/// The most passes: each password is checked with them, right or wrong.
+const MOST_PASSES: u32 = 16;
 
 /// Why somebody cannot be added, removed or looked up.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,9 @@ pub enum UsersError {
     /// It could be guessed, or would take long to look at.
     #[error("a password has {SHORTEST} characters at least, and {LONGEST} bytes at most")]
     Length,
+    /// Somebody has pressed an arrow, perhaps.
+    #[error("a password has no control characters, as arrow keys make")]
+    Control,
     /// No salt, or no memory.
     #[error("cannot hash the password: {0}")]
     Hash(String),
@@ -113,6 +118,9 @@ impl Users {
         }
         if password.chars().count() < SHORTEST || password.len() > LONGEST {
             return Err(UsersError::Length);
+        }
+        if password.chars().any(char::is_control) {
+            return Err(UsersError::Control);
         }
         let hash = hashed(password)?;
         let added = User {
@@ -230,6 +238,12 @@ fn user(line: &str) -> Result<User, String> {
     let params = Params::try_from(&hash).map_err(|error| wrong(&error))?;
     if !hash.algorithm.as_str().starts_with("argon2") || hash.hash.is_none() {
         return Err(wrong(&"another algorithm, or no hash"));
+    }
+    if Algorithm::try_from(hash.algorithm.as_str()).is_err() {
+        return Err(wrong(&"it is no kind of Argon2"));
+    }
+    if params.t_cost() > MOST_PASSES {
+        return Err(format!("the hash needs more than {MOST_PASSES} passes"));
     }
     if params.m_cost() > MOST_KIB {
         return Err(format!("the hash needs more than {MOST_KIB} KiB of memory"));

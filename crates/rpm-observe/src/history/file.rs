@@ -37,7 +37,7 @@ const _: () = assert!(HEAT_AT + HEAT_ROWS <= BLOCK && HEAD + MAX_APPS * BLOCK <=
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// It is not a history of this version, or is cut.
-    #[error("{} is damaged: {why}", path.display())]
+    #[error("{} cannot be read: {why}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -182,7 +182,7 @@ impl Store {
         let mut head = [0; 10];
         file.read_exact_at(&mut head, 0).map_err(failed)?;
         if head[..8] != *MAGIC || usize::from(head[8]) != COUNT || usize::from(head[9]) != ROW {
-            return Err(damaged("it is not a history of this version"));
+            return Err(damaged("it was written by another version, or is no history"));
         }
         if body % BLOCK as u64 != 0 || body > (MAX_APPS * BLOCK) as u64 {
             return Err(damaged("it is cut"));

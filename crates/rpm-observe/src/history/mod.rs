@@ -89,7 +89,7 @@ impl Recorder {
         refused
     }
 
-    /// The file; one that is damaged is renamed, for somebody to look at.
+    /// The file; one that is damaged, or of another version, is renamed, for somebody to look at.
     fn opened(&self) -> Result<Option<Store>, HistoryError> {
         // The daemon makes the directory, with its own checks.
         if !self.path.parent().is_some_and(Path::is_dir) {
@@ -97,7 +97,7 @@ impl Recorder {
         }
         match Store::open(&self.path) {
             Err(error @ HistoryError::Damaged { .. }) => {
-                let aside = self.path.with_extension("damaged");
+                let aside = self.path.with_extension("before");
                 let moved = std::fs::rename(&self.path, &aside);
                 moved.map_err(|source| HistoryError::Io {
                     path: aside.clone(),

@@ -280,7 +280,7 @@ fn a_damaged_file_is_set_aside() {
             .record(START + 1, figures("api"))
             .expect("it begins again");
         assert_eq!(
-            fs::read(path.with_extension("damaged")).expect("it is kept"),
+            fs::read(path.with_extension("before")).expect("it is kept"),
             damaged
         );
         assert_eq!(memory(&place, "api")[..2], [None, Some(f64::from(1 << 20))]);

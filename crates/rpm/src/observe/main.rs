@@ -20,6 +20,8 @@ use rpm_shared::{companion, report};
 static ALLOCATOR: rpm_sys::allocator::Cached = rpm_sys::allocator::Cached;
 
 fn main() -> ExitCode {
+    // A password that is checked takes 19 MiB for a moment.
+    rpm_sys::memory::map_large_blocks();
     let called = match companion::called(std::env::args_os()) {
         Ok(called) => called,
         Err(error) => return report(Err(error)),

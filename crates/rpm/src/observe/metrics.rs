@@ -43,9 +43,9 @@ fn terms(wish: &Observe) -> Option<Terms> {
 
 fn say(reloaded: &Reloaded) {
     match reloaded {
-        Reloaded::Replaced => eprintln!("the certificate was replaced"),
+        Reloaded::Replaced => eprintln!("the files of TLS have changed and were read again"),
         Reloaded::Kept(error) => {
-            eprintln!("cannot use the changed certificate, so the old one stays in use: {error}");
+            eprintln!("cannot use the changed files of TLS, so the old ones stay in use: {error}");
         }
     }
 }

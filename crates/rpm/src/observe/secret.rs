@@ -73,6 +73,8 @@ fn line(keys: impl Iterator<Item = io::Result<u8>>) -> anyhow::Result<String> {
             INTERRUPT | END => bail!("no password was set"),
             // Backspace takes a whole character.
             0x7f | 0x08 => while typed.pop().is_some_and(|byte: u8| byte & 0xc0 == 0x80) {},
+            // Ctrl-U takes all.
+            0x15 => typed.clear(),
             key => typed.push(key),
         }
     }
@@ -89,6 +91,7 @@ mod tests {
             ("abc\n", Some("abc")),
             ("aé\u{7f}b\r", Some("ab")),
             ("\u{8}a\n", Some("a")),
+            ("abc\u{15}de\n", Some("de")),
             ("a\u{3}b\n", None),
             ("\u{4}", None),
             ("abc", None),
