@@ -285,7 +285,7 @@ fn faults_are_all_told_and_nothing_is_started() {
     );
     assert_says(
         &place.run(&rpm, ["start", "cron.config.js"]),
-        &["no time table of cron", "0 3 * * *"],
+        &["is not a cron schedule: it has 1 field", "0 3 * * *"],
     );
     assert!(rpm.list().is_empty());
     for (name, text, part) in [
