@@ -5,6 +5,7 @@ mod doctor;
 mod events;
 mod inspect;
 mod logs;
+mod plan;
 mod table;
 pub(crate) mod units;
 
@@ -13,6 +14,7 @@ pub(crate) use doctor::doctor;
 pub(crate) use events::EventLines;
 pub(crate) use inspect::inspected;
 pub(crate) use logs::{highlighted, log_line, origin_width};
+pub(crate) use plan::plan;
 pub(crate) use table::{cut, lines, processes, served, visible};
 
 /// What the reader's end can show.

@@ -465,7 +465,7 @@ fn five_hundred_apps_are_compared_and_applied() {
     let changed: Vec<&str> = ran
         .stdout
         .lines()
-        .filter(|line| !line.ends_with(": unchanged"))
+        .filter(|line| !line.ends_with(": configuration unchanged"))
         .collect();
-    assert_eq!(changed, ["app-7: env.N"]);
+    assert_eq!(changed, ["app-7: env.N changed"]);
 }
