@@ -182,6 +182,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         args.insert(1, "runtime".into());
     }
     let grammar_of_all = grammar(&program);
+    if let Some(words) = help::unknown_command(&args, &grammar_of_all) {
+        return Err(missing(&program, words));
+    }
     let args = exit_codes_apart(args);
     let args = match program.starts_with("pm2") || like_pm2() {
         // PM2's own connects with its dashboard.
@@ -322,7 +325,7 @@ pub fn grammar(program: &str) -> clap::Command {
                 arg.required(true).help(help)
             }
             ("watch", Some(place)) => {
-                let help = "Switch the watching of files off, or on again";
+                let help = "Toggle watching, or watch these paths";
                 arg.display_order(place + 2).help(help)
             }
             (_, Some(place)) => arg.display_order(place + 2),
@@ -363,7 +366,7 @@ fn invoked_name(argv0: Option<&OsString>) -> String {
     max_term_width = 100
 )]
 struct Cli {
-    /// Print data and errors alone
+    /// Print only data and errors
     #[arg(short, long, global = true)]
     silent: bool,
     /// Without colours
@@ -445,7 +448,7 @@ enum Top {
         #[command(subcommand)]
         switch: Option<Switch>,
     },
-    /// Show what the apps have used of late
+    /// Show what the apps have used recently
     #[command(name = "top")]
     Past(Past),
     /// Print a link that opens the dashboard in a browser

@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, ApiError, AppInfo, AppSpec, ApplyMode, ChangeReply, Finding, Follow, Process,
-    Progress, RollbackRequest, ScaleRequest,
+    Action, ActionRequest, ApiError, AppInfo, AppSpec, ApplyMode, ChangeReply, Finding, Follow, Known,
+    Process, Progress, RollbackRequest, ScaleRequest, TargetsRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
@@ -82,6 +82,9 @@ fn concluded(done: anyhow::Result<()>) -> ExitCode {
     if let Some(ended) = error.downcast_ref::<Ended>() {
         return ended.code();
     }
+    if error.is::<Told>() {
+        return ExitCode::FAILURE;
+    }
     complain(complaint(&error));
     match error.downcast_ref() {
         Some(runtime::NothingRuns) => ExitCode::from(2),
@@ -125,10 +128,10 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
         Command::Serve(args) => start::serve(args, output).await,
         Command::Validate { files, strict } => described::validate(files, *strict, check, output),
         Command::Init { .. } => inspect::init(),
-        Command::Stop { targets, files, hard } => stop(Action::Stop, (targets, files), *hard, output).await,
-        Command::Delete { targets, files, hard } => {
-            stop(Action::Delete, (targets, files), *hard, output).await
+        command @ (Command::Stop {
+            targets, files, hard, ..
         }
+        | Command::Delete { targets, files, hard }) => stop(command, (targets, files), *hard, output).await,
         command @ (Command::Restart { start, .. } | Command::Reload { start, .. }) => {
             renew(start, How::of(command, start), output).await
         }
@@ -341,20 +344,30 @@ fn action(action: Action, targets: Vec<String>, wait: bool) -> ActionRequest {
     }
 }
 
+/// `stop` and `delete`.
 async fn stop(
-    what: Action,
+    command_line: &Command,
     (targets, files): (&Targets, &FileArgs),
     hard: bool,
     output: &mut Output,
 ) -> anyhow::Result<()> {
+    let (what, verb) = match command_line {
+        Command::Delete { .. } => (Action::Delete, "delete"),
+        _ => (Action::Stop, "stop"),
+    };
     let names = start::by_script(described::names_of(&targets.targets, files)?).await?;
+    if files.dry_run {
+        let request = TargetsRequest { targets: names };
+        let meant: Vec<Known> = session().await?.post("/v1/resolve", &request).await?;
+        for line in leaving::would(what, &meant) {
+            output.line(line)?;
+        }
+        return Ok(());
+    }
     let request = ActionRequest {
         hard,
+        toggle_watch: matches!(command_line, Command::Stop { watch: true, .. }),
         ..action(what, names, !targets.no_wait)
-    };
-    let verb = match what {
-        Action::Delete => "delete",
-        Action::Stop | Action::Restart => "stop",
     };
     let named = request.targets.iter().map(String::as_str);
     let at_once = command([verb].into_iter().chain(named).chain(["--hard"]));
@@ -397,13 +410,36 @@ async fn change_step_by_step(
                 }
                 Progress::Failed(error) => {
                     board.end();
-                    return Err(RequestError::Api(error).into());
+                    return Err(failed(error, &board.apps(), output).await);
                 }
             }
         }
     }
     bail!("the daemon ended before the change was made; see `rpm list`")
 }
+
+/// If several apps were to be changed, the error is printed here, with what they are now below it.
+async fn failed(error: ApiError, apps: &[String], output: &mut Output) -> anyhow::Error {
+    let error = RequestError::Api(error).into();
+    let processes = match apps.len() > 1 && !is_silent() {
+        true => read("/v1/processes").await,
+        false => return error,
+    };
+    let Ok(mut processes): anyhow::Result<Vec<Process>> = processes else {
+        return error;
+    };
+    processes.retain(|process| apps.contains(&process.name));
+    complain(complaint(&error));
+    let shown = output
+        .line(render::processes(&processes, output.look))
+        .and_then(|()| output.flush());
+    shown.map_or_else(Into::into, |()| Told.into())
+}
+
+/// The error was printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("the change failed")]
+struct Told;
 
 fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
     if is_silent() {

@@ -32,7 +32,7 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
     }
 }
 
-const DASHBOARD: &str = "there is no hosted dashboard: `rpm dashboard` prints a link to one on this machine, `rpm observe` gives metrics to Prometheus";
+const DASHBOARD: &str = "there is no hosted dashboard: `rpm dashboard` prints a link to one on this machine, `rpm observe` gives metrics to Prometheus (`rpm link pm2` makes a symbolic link)";
 const MODULES: &str =
     "there are no modules; `rpm observe` gives metrics to Prometheus, and log_max_size rotates logs";
 

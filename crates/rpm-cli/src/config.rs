@@ -82,12 +82,12 @@ pub(crate) fn is_file(argument: &OsStr, around: &Surroundings) -> bool {
     argument == "-" || (named() && around.absolute(argument.as_ref()).is_file())
 }
 
-/// The default file.
-pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
+/// The default file; `what` can be named instead.
+pub(crate) fn usual(around: &Surroundings, what: &str) -> anyhow::Result<OsString> {
     let there = USUAL.iter().find(|name| around.absolute(name.as_ref()).is_file());
     there.map(OsString::from).ok_or_else(|| {
         anyhow!(
-            "there is no {} here; name a script or a file, or write one with `rpm init`",
+            "there is no {} here; name {what}, or write one with `rpm init`",
             USUAL[0]
         )
     })

@@ -60,14 +60,18 @@ impl Workers {
     }
 }
 
-/// Where these workers are: `3 starting, 37 ready`.
+/// Where these workers are: `3 starting, 37 ready`. Those that are gone are only counted while others leave.
 fn counted(workers: &[&Workers]) -> String {
     let at = |stage| {
         let stages = workers.iter().flat_map(|workers| workers.stages.values());
         stages.filter(|other| **other == stage).count()
     };
-    let counts = STAGES.map(|stage| (at(stage), stage.as_str()));
-    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let leaving = at(WorkerStage::Draining) + at(WorkerStage::Stopping) > 0;
+    let shown = STAGES
+        .iter()
+        .filter(|stage| leaving || **stage != WorkerStage::Gone);
+    let counts = shown.map(|stage| (at(*stage), stage.as_str()));
+    let counts = counts.filter(|(count, _)| *count > 0);
     let words: Vec<String> = counts.map(|(count, word)| format!("{count} {word}")).collect();
     words.join(", ")
 }
@@ -101,7 +105,7 @@ impl<W: Write> Board<W> {
         let Some(reached) = workers.step(step) else { return };
         let whole = workers.instances <= MOST_INSTANCES;
         let (app, stage) = (visible(&step.app), step.to.as_str());
-        let line = format!("{app} {}: {stage} (pid {})\n", step.id, step.pid);
+        let line = format!("{app} ({}) {stage}, pid {}\n", step.id, step.pid);
         let failed = step.to == WorkerStage::Failed;
         let text = match self.terminal {
             Some(columns) => self.picture(if failed { &line } else { "" }, columns),
@@ -110,6 +114,11 @@ impl<W: Write> Board<W> {
             None => return,
         };
         self.write(&text);
+    }
+
+    /// The names of the apps that have got anywhere.
+    pub(crate) fn apps(&self) -> Vec<String> {
+        self.apps.keys().cloned().collect()
     }
 
     /// The change is made, or is not.
@@ -197,7 +206,7 @@ mod tests {
         ];
         assert_eq!(
             told(None, &steps),
-            "web 0: starting (pid 7)\nweb 0: ready (pid 7)\nweb 0: draining (pid 5)\n"
+            "web (0) starting, pid 7\nweb (0) ready, pid 7\nweb (0) draining, pid 5\n"
         );
     }
 
@@ -226,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_gone_are_counted_while_others_leave() {
+        let steps = [
+            ("web", 0, 5, WorkerStage::Stopping),
+            ("web", 1, 6, WorkerStage::Gone),
+            ("web", 1, 7, WorkerStage::Ready),
+        ];
+        assert_eq!(
+            shown(&told(Some(80), &steps)),
+            ["web: 1 ready, 1 stopping, 1 gone"]
+        );
+        let all_gone = [&steps[1..], &[("web", 0, 5, WorkerStage::Gone)]].concat();
+        assert_eq!(shown(&told(Some(80), &all_gone)), ["web: 1 ready"]);
+    }
+
+    #[test]
     fn failures_stay_above_what_is_drawn_over() {
         let steps = [
             ("web", 0, 7, WorkerStage::Starting),
@@ -235,7 +259,7 @@ mod tests {
         let text = told(Some(80), &steps);
         assert_eq!(
             shown(&text),
-            ["web 0: failed (pid 7)", "web: 1 starting, 1 failed"]
+            ["web (0) failed, pid 7", "web: 1 starting, 1 failed"]
         );
     }
 
@@ -267,8 +291,8 @@ mod tests {
         let text = told(None, &steps);
         let lines: Vec<&str> = text.lines().collect();
         let expected: Vec<String> = (0..8)
-            .map(|id| format!("web {id}: starting (pid {})", 100 + id))
-            .chain(["web: 10 starting", "web 39: failed (pid 99)"].map(str::to_owned))
+            .map(|id| format!("web ({id}) starting, pid {}", 100 + id))
+            .chain(["web: 10 starting", "web (39) failed, pid 99"].map(str::to_owned))
             .chain(
                 [
                     "web: 1 ready",
@@ -278,12 +302,12 @@ mod tests {
                 ]
                 .map(str::to_owned),
             )
-            .chain(["web: 1 gone", "web: 10 gone", "web: 40 ready, 40 gone, 1 failed"].map(str::to_owned))
+            .chain(["web: 1 gone", "web: 10 gone", "web: 40 ready, 1 failed"].map(str::to_owned))
             .collect();
         assert_eq!(lines, expected);
         assert_eq!(
             shown(&told(Some(80), &steps)),
-            ["web 39: failed (pid 99)", "web: 40 ready, 40 gone, 1 failed"]
+            ["web (39) failed, pid 99", "web: 40 ready, 1 failed"]
         );
     }
 }

@@ -5,6 +5,7 @@ mod doctor;
 mod events;
 mod inspect;
 mod logs;
+mod plan;
 mod receivers;
 mod table;
 pub(crate) mod units;
@@ -14,6 +15,7 @@ pub(crate) use doctor::doctor;
 pub(crate) use events::EventLines;
 pub(crate) use inspect::inspected;
 pub(crate) use logs::{highlighted, log_line, origin_width};
+pub(crate) use plan::plan;
 pub(crate) use receivers::receivers;
 pub(crate) use table::{cut, lines, processes, served, visible};
 

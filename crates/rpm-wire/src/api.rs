@@ -131,7 +131,7 @@ pub struct ActionRequest {
     /// being answered.
     #[serde(default)]
     pub hard: bool,
-    /// Switch the watching of files off, or on again.
+    /// Switch the watching of files off, or on again; for a stop: off.
     #[serde(default)]
     pub toggle_watch: bool,
     /// For a restart: variables that the apps get besides those they have.

@@ -20,6 +20,11 @@ pub fn say(line: impl Display) -> Result<(), OutputError> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
+/// Prints a line on standard error, with its commands as the reader has to type them.
+pub fn tell(line: impl Display) {
+    eprintln!("{}", rpm_cli::pasteable(&line.to_string()));
+}
+
 /// Reports an error on standard error. Exit code 0 or 1; a reader that has gone (`| head`) is no error.
 #[must_use]
 pub fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -27,7 +32,7 @@ pub fn report(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if has_no_reader(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell(format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

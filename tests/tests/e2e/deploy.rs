@@ -111,7 +111,7 @@ fn versions_come_and_go_by_git() {
             &["production", "revert", "9"],
             "there are not that many earlier versions",
         ),
-        (&["production", "nonsense"], "nonsense"),
+        (&["production", "ref", "nonsense"], "nonsense"),
     ] {
         let ran = deploy(&rpm, &place, words);
         assert!(

@@ -285,7 +285,7 @@ fn faults_are_all_told_and_nothing_is_started() {
     );
     assert_says(
         &place.run(&rpm, ["start", "cron.config.js"]),
-        &["no time table of cron", "0 3 * * *"],
+        &["is not a cron schedule: it has 1 field", "0 3 * * *"],
     );
     assert!(rpm.list().is_empty());
     for (name, text, part) in [
@@ -465,7 +465,7 @@ fn five_hundred_apps_are_compared_and_applied() {
     let changed: Vec<&str> = ran
         .stdout
         .lines()
-        .filter(|line| !line.ends_with(": unchanged"))
+        .filter(|line| !line.ends_with(": configuration unchanged"))
         .collect();
-    assert_eq!(changed, ["app-7: env.N"]);
+    assert_eq!(changed, ["app-7: env.N changed"]);
 }

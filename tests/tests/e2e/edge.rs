@@ -44,7 +44,7 @@ fn what_cannot_be_done_is_refused_with_what_to_do() {
         &["--tls-cert", text(&missing), "--tls-key", text(&one[1])],
         &["missing.crt", "cannot read a certificate"],
     );
-    refused(&["--tls-cert", text(&one[0])], &["1 certificates and 0 keys"]);
+    refused(&["--tls-cert", text(&one[0])], &["1 certificate and no key"]);
     refused(&["--redirect-http", "8080"], &["has no certificate"]);
     refused(
         &["--check-interval", "1s"],

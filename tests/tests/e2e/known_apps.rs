@@ -71,13 +71,56 @@ fn options_of_a_restart_apply_from_then_on() {
     place.ok(&rpm, ["restart", "shop", "--cron-restart", "0"]);
     assert_eq!(spec(&rpm, "x").cron_restart, None);
     let would = place.ok(&rpm, ["restart", "x", "--kill-timeout", "9", "--dry-run"]);
-    assert!(would.stdout.contains("kill_timeout_ms 5000 -> 9"), "{would:?}");
+    assert!(would.stdout.contains("kill_timeout 5s -> 9ms"), "{would:?}");
     assert_eq!(spec(&rpm, "x").kill_timeout_ms, Some(5000));
     let would = place.ok(&rpm, ["start", "echo.js", "-n", "new", "--dry-run"]);
     assert!(
         would.stdout.contains("new: new") && rpm.list().len() == 1,
         "{would:?}"
     );
+}
+
+#[test]
+fn a_dry_run_of_any_command_changes_nothing() {
+    let (rpm, place) = place();
+    place.write(
+        "e.json",
+        r#"{"apps": [{"name": "x", "script": "echo.js", "watch": true}]}"#,
+    );
+    place.ok(&rpm, ["start", "e.json"]);
+    let before = rpm.pids("x");
+    for (words, expected) in [
+        (&["stop", "x"][..], "x: would be stopped (1 process)"),
+        (&["stop", "e.json"], "x: would be stopped (1 process)"),
+        (&["delete", "all"], "x: would be deleted (1 process)"),
+        (&["delete", "0"], "x: would be deleted (1 process)"),
+        (&["start", "x"], "x: configuration unchanged"),
+        (
+            &["restart", "x", "--kill-timeout", "9"],
+            "x: kill_timeout default -> 9ms",
+        ),
+        (&["reload", "e.json"], "x: configuration unchanged"),
+        (&["startOrReload", "e.json"], "x: configuration unchanged"),
+        (&["startOrRestart", "e.json"], "x: configuration unchanged"),
+        (&["start", "echo.js", "-n", "y"], "y: new"),
+    ] {
+        let ran = place.ok(&rpm, [words, &["--dry-run"]].concat());
+        assert_eq!(ran.stdout.trim_end(), expected, "{words:?}");
+        assert_eq!(
+            (rpm.pids("x"), rpm.list().len()),
+            (before.clone(), 1),
+            "{words:?}"
+        );
+    }
+    assert_eq!(place.run(&rpm, ["delete", "nothing", "--dry-run"]).code, Some(1));
+    // Stopping can end the watching of files, too.
+    place.ok(&rpm, ["stop", "x", "--watch"]);
+    assert!(!rpm.list()[0].watching);
+    place.ok(&rpm, ["restart", "x", "--watch"]);
+    assert!(rpm.list()[0].watching);
+    for asked in [["pid", "nope"], ["unset", "x.PORT"]] {
+        assert_eq!(place.run(&rpm, asked).code, Some(1), "{asked:?}");
+    }
 }
 
 #[test]

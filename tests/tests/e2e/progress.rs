@@ -4,6 +4,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rpm_e2e::clients::Clients;
+use rpm_e2e::place::Place;
 use rpm_e2e::site::{Site, hello};
 use rpm_testkit::{Phase, Process, Rpm, wait_until};
 
@@ -54,7 +55,7 @@ fn every_step_of_every_worker_is_told() {
     assert!(all_gone(&site.rpm.list()), "--wait waits for the old workers");
     for (id, (old, new)) in old.iter().zip(site.rpm.pids("site")).enumerate() {
         let told = |what: &str, pid: u32| {
-            let line = format!("site {id}: {what} (pid {pid})");
+            let line = format!("site ({id}) {what}, pid {pid}");
             let at = ran.stderr.lines().position(|told| told == line);
             at.unwrap_or_else(|| panic!("{line}\n{}", ran.stderr))
         };
@@ -74,8 +75,39 @@ fn a_worker_that_fails_is_told_of() {
     let site = Site::start(Rpm::new(), &hello(), &[]);
     site.write("process.exit(3)");
     let error = site.rpm.fails(["reload", "site"]);
-    assert!(error.contains(": failed (pid "), "{error}");
+    assert!(error.contains(") failed, pid "), "{error}");
     assert!(error.contains("exited with code 3"), "{error}");
+}
+
+#[test]
+fn every_app_that_fails_is_named_and_all_are_shown() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "require('http').createServer(() => {}).listen(0, '127.0.0.1');",
+    );
+    place.write("crash.js", "process.exit(1);");
+    place.write("done.js", "");
+    place.ok(&rpm, ["start", "app.js", "-i", "1"]);
+    for script in ["crash.js", "done.js"] {
+        let ran = place.run(&rpm, ["start", script, "--max-restarts", "0"]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let once = "then `";
+        assert_eq!(ran.stderr.contains(once), script == "done.js", "{ran:?}");
+    }
+    let ran = place.run(&rpm, ["restart", "all"]);
+    let error =
+        "error: 2 of 3 apps failed: crash (exited with code 1), done (exited with code 0); app is ready";
+    assert!(ran.code == Some(1) && ran.stderr.contains(error), "{ran:?}");
+    assert!(
+        ["app", "crash", "done"]
+            .iter()
+            .all(|name| ran.stdout.contains(name)),
+        "{ran:?}"
+    );
+    let ran = place.ok(&rpm, ["restart", "app", "-i", "2"]);
+    assert!(ran.stderr.contains("app: from 1 to 2 instances"), "{ran:?}");
+    assert_eq!(ran.stdout.matches(" app ").count(), 2, "{ran:?}");
 }
 
 #[test]
@@ -91,7 +123,7 @@ fn a_reload_goes_on_without_who_asked_and_the_next_one_attaches() {
             .contains("attached to a reload of site that was already running"),
         "{ran:?}"
     );
-    assert!(ran.stderr.contains(": ready (pid "), "{ran:?}");
+    assert!(ran.stderr.contains(") ready, pid "), "{ran:?}");
     assert_eq!(generation(&site.rpm), 2, "one reload");
     clients.wait_ok(SOME);
     clients.finish_clean(&site.rpm);

@@ -111,7 +111,10 @@ fn files_of_pm2_have_directories_served() {
         format!("tcp 127.0.0.1:{}", ports[2])
     );
     let again = place.ok(&rpm, ["reload", "e.json"]);
-    assert!(again.stderr.contains("docs: unchanged"), "{again:?}");
+    assert!(
+        again.stderr.contains("docs: configuration unchanged"),
+        "{again:?}"
+    );
     place.ok(&rpm, ["delete", "e.json"]);
     assert!(rpm.list().is_empty());
 }

@@ -37,7 +37,7 @@ pub(crate) enum Command {
         /// Name
         name: String,
     },
-    /// Print the variables of a process
+    /// Print the variables that an app was given
     Env {
         /// Id or name
         target: String,
@@ -60,6 +60,9 @@ pub(crate) enum Command {
         /// At once: requests in flight are cut
         #[arg(long)]
         hard: bool,
+        /// Do not watch their files any more, either
+        #[arg(long)]
+        watch: bool,
     },
     /// Restart apps; a cluster that serves is reloaded
     Restart {
@@ -336,7 +339,7 @@ pub(crate) struct FileArgs {
     /// Add the variables of env_<NAME> in the ecosystem file
     #[arg(long, value_name = "NAME")]
     pub(crate) env: Option<String>,
-    /// Show what an ecosystem file would change, and change nothing
+    /// Show what would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -397,12 +400,12 @@ pub(crate) struct RuntimeArgs {
 pub(crate) struct ServeArgs {
     /// The directory [default: the current one]
     pub(crate) path: Option<PathBuf>,
-    /// Where it is served [default: 8080]
+    /// Port to serve on [default: 8080]
     pub(crate) at: Option<u16>,
     /// The same
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
-    /// Answer with the index what is not there (an application of one page)
+    /// Answer missing paths with index.html
     #[arg(long)]
     pub(crate) spa: bool,
     /// Serve files whose names begin with a dot, too (of `.well-known` what is below it is always served)

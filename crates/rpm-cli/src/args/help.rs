@@ -2,6 +2,8 @@
 
 mod pages;
 
+use std::ffi::OsString;
+
 use clap::{Arg, Command};
 use rpm_spec::keys::Heading;
 
@@ -133,6 +135,21 @@ pub(super) fn with_examples(grammar: Command, program: &str) -> Command {
         .help_template(overview)
 }
 
+/// The words of a command that is not there, where clap would have another error: `help strat`, and PM2's `link SECRET PUBLIC`.
+pub(super) fn unknown_command<'a>(args: &'a [OsString], grammar: &Command) -> Option<&'a [OsString]> {
+    let words = args.get(1..)?;
+    let is_name = |word: &OsString| !word.as_encoded_bytes().starts_with(b"-");
+    let known = |word: &OsString| {
+        word.to_str()
+            .is_some_and(|name| name == "help" || grammar.find_subcommand(name).is_some())
+    };
+    match words {
+        [help, name, ..] if help == "help" && is_name(name) && !known(name) => Some(&words[1..]),
+        [link, secret, public, ..] if link == "link" && is_name(secret) && is_name(public) => Some(words),
+        _ => None,
+    }
+}
+
 impl Page {
     fn text(&self, program: &str) -> String {
         let more = self.more.replace(NAME, program);
@@ -150,7 +167,7 @@ fn heading(text: &str) -> String {
     format!("\u{1b}[1m\u{1b}[4m{text}:\u{1b}[0m\n")
 }
 
-/// A line for each example. What they do stands behind them where there is room, and in a column.
+/// A line for each example. What they do stands behind them in a column; above them where that would be too wide.
 fn lines(examples: &[(&str, &str)], program: &str) -> String {
     let lines: Vec<(String, String)> = examples
         .iter()
@@ -159,26 +176,34 @@ fn lines(examples: &[(&str, &str)], program: &str) -> String {
             (line, about.replace("`rpm ", &format!("`{program} ")))
         })
         .collect();
-    let width = |(line, _): &(String, String)| line.chars().count();
-    let column = lines
-        .iter()
-        .filter(|it| !it.1.is_empty())
-        .map(width)
-        .max()
-        .unwrap_or_default();
+    let column = column(&lines);
     let mut text = String::new();
     for (line, about) in &lines {
-        // In the column, unless the line would be too wide there.
-        let fits = 2 + column + "  # ".len() + about.chars().count() <= WIDTH;
-        let column = if fits { column } else { 0 };
-        let padded = match about.is_empty() {
-            true => line.clone(),
-            false => format!("{line:<column$}  \u{1b}[2m# {about}\u{1b}[0m"),
-        };
-        text.push_str(&format!("  {padded}\n"));
+        let behind = line.chars().count() <= column;
+        text.push_str(&match (about.is_empty(), behind) {
+            (true, _) => format!("  {line}\n"),
+            (false, true) => format!("  {line:<column$}  \u{1b}[2m# {about}\u{1b}[0m\n"),
+            (false, false) => format!("  \u{1b}[2m# {about}\u{1b}[0m\n  {line}\n"),
+        });
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// The width of the widest line that can have a comment behind it, with all shorter ones.
+fn column(lines: &[(String, String)]) -> usize {
+    let width = |text: &String| text.chars().count();
+    let mut left: Vec<_> = lines.iter().filter(|(_, about)| !about.is_empty()).collect();
+    left.sort_by_key(|(line, _)| width(line));
+    while let Some((widest, _)) = left.last() {
+        let column = width(widest);
+        let fits = |about| 2 + column + "  # ".len() + width(about) <= WIDTH;
+        if left.iter().all(|(_, about)| fits(about)) {
+            return column;
+        }
+        left.pop();
+    }
+    0
 }
 
 fn overview(grammar: &Command, program: &str) -> String {
@@ -270,6 +295,55 @@ mod tests {
                 .clone()
                 .try_get_matches_from(["rpm".to_owned()].into_iter().chain(words));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn comments_are_aligned_or_above() {
+        let plain = |examples: &[(&str, &str)]| {
+            let text = lines(examples, "rpm");
+            text.replace("\u{1b}[2m", "").replace("\u{1b}[0m", "")
+        };
+        let long = format!("start {}", "x".repeat(60));
+        let shown = plain(&[
+            ("list", "all"),
+            (&long, "a comment of some length"),
+            ("stop api", "one"),
+            ("kill", ""),
+        ]);
+        let expected = format!(
+            "  rpm list      # all\n  # a comment of some length\n  rpm {long}\n  rpm stop api  # one\n  rpm kill"
+        );
+        assert_eq!(shown, expected);
+        for page in PAGES {
+            let text = plain(page.examples);
+            let columns: BTreeSet<usize> = text.lines().filter_map(|line| line.find("  # ")).collect();
+            assert!(
+                columns.iter().filter(|column| **column > 0).count() <= 1,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_no_command_is_found() {
+        let asked = |line: &str| {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            unknown_command(&args, &grammar()).map(<[OsString]>::to_vec)
+        };
+        assert_eq!(asked("rpm help strat"), Some(vec!["strat".into()]));
+        assert_eq!(
+            asked("rpm link SECRET PUBLIC"),
+            Some(vec!["link".into(), "SECRET".into(), "PUBLIC".into()])
+        );
+        for line in [
+            "rpm help start",
+            "rpm help ls",
+            "rpm help",
+            "rpm link pm2 --force",
+            "rpm strat",
+        ] {
+            assert_eq!(asked(line), None, "{line}");
         }
     }
 

@@ -75,7 +75,7 @@ pub(crate) struct EventsArgs {
     /// Only events since then: 10m, 1h, 2d, or 2026-11-29T10:00
     #[arg(long, value_name = "TIME", value_parser = values::moment)]
     pub(crate) since: Option<u64>,
-    /// Go on with what happens
+    /// Follow new events
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print JSON, one object a line

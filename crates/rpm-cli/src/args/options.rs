@@ -209,7 +209,7 @@ mod tests {
             ("pm2 --watch start app.js", "pm2 start --watch app.js"),
             ("pm2 list --name foo -i 4", "pm2 list"),
             ("pm2 ls -m --sort memory:desc", "pm2 ls -m --sort memory:desc"),
-            ("pm2 stop --watch app", "pm2 stop app"),
+            ("pm2 stop --watch app", "pm2 stop --watch app"),
             ("pm2 stop app --kill-timeout=3 -k 5", "pm2 stop app"),
             ("pm2 delete all -f -s", "pm2 delete all -s"),
             ("pm2 save -f --no-color", "pm2 save -f --no-color"),

@@ -182,7 +182,8 @@ fn commands_and_their_other_names() {
         Command::Stop {
             targets: targets(&["web", "3"]),
             files: FileArgs::default(),
-            hard: false
+            hard: false,
+            watch: false,
         }
     );
     assert_eq!(

@@ -10,11 +10,11 @@ use rpm_wire::api::{
 };
 use serde_json::Value;
 
-use super::start::described;
 use super::{action, change_step_by_step, follow, own_env, read, session, surroundings, tell};
 use crate::args::{Command, StartArgs};
 use crate::home::like_pm2;
 use crate::output::Output;
+use crate::render;
 use crate::resolve::{changed, options_of};
 
 /// The option that, given with `reload`, is for that reload only.
@@ -180,7 +180,7 @@ async fn change(
     if renamed.is_empty() {
         let request = PlanRequest { apps: apps.clone() };
         let plans: Vec<Plan> = session().await?.post("/v1/plan", &request).await?;
-        let mut lines = plans.iter().map(described);
+        let mut lines = plans.iter().flat_map(render::plan);
         match args.dry_run {
             true => lines.try_for_each(|line| output.line(line))?,
             false => lines.for_each(tell),

@@ -171,9 +171,12 @@ pub(super) fn unset(key: &str) -> anyhow::Result<()> {
         values.clear();
     } else {
         let (first, second) = parts(key);
-        match (second, values.get_mut(first)) {
-            (Some(second), Some(Value::Object(fields))) => drop(fields.remove(second)),
-            _ => drop(values.remove(first)),
+        let removed = match (second, values.get_mut(first)) {
+            (Some(second), Some(Value::Object(fields))) => fields.remove(second),
+            _ => values.remove(first),
+        };
+        if removed.is_none() {
+            bail!("{key} is not set");
         }
     }
     save(&values)

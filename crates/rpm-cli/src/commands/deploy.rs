@@ -31,7 +31,8 @@ enum Step {
 }
 
 impl Step {
-    fn of(words: &[String]) -> anyhow::Result<Step> {
+    /// `environment`: for the commands in errors.
+    fn of(words: &[String], environment: &str) -> anyhow::Result<Step> {
         let (first, rest) = match words {
             [] => return Ok(Step::Update(None)),
             [first, rest @ ..] => (first.as_str(), rest),
@@ -40,7 +41,7 @@ impl Step {
             "setup" => Step::Setup,
             "update" => Step::Update(None),
             "ref" => match rest {
-                [version] => return Ok(Step::Update(Some(version.clone()))),
+                [version] => Step::Update(Some(version_of(version)?)),
                 _ => bail!("name the version: deploy <environment> ref <version>"),
             },
             "revert" => {
@@ -54,10 +55,52 @@ impl Step {
                 [] => bail!("name the command: deploy <environment> exec \"npm ls\""),
                 words => Step::Exec(words.join(" ")),
             },
-            version => Step::Update(Some(version.to_owned())),
+            word if looks_like_version(word) => Step::Update(Some(version_of(word)?)),
+            word => bail!("{}", unknown(word, environment)),
         };
         Ok(step)
     }
+}
+
+/// The words that a step begins with.
+const STEPS: [&str; 11] = [
+    "setup", "update", "ref", "revert", "curr", "current", "prev", "previous", "list", "exec", "run",
+];
+
+/// As under PM2, a version may stand without `ref`, unless it could be a misspelled step.
+fn looks_like_version(word: &str) -> bool {
+    !word.starts_with('-') && word.contains(|c: char| !c.is_ascii_alphabetic() && c != '-')
+}
+
+/// The version, unless git would take it for an option.
+fn version_of(word: &str) -> anyhow::Result<String> {
+    match word.starts_with('-') || word.is_empty() {
+        true => bail!("{word:?} is not a branch, tag or commit"),
+        false => Ok(word.to_owned()),
+    }
+}
+
+fn unknown(word: &str, environment: &str) -> String {
+    if word.starts_with('-') {
+        return format!("deploy has no option {word}; `rpm deploy --help` shows what it does");
+    }
+    let did_you_mean =
+        rpm_spec::nearest(word, STEPS).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    format!(
+        "deploy has no {word:?}{did_you_mean}\nTo deploy a branch, tag or commit: {}",
+        command(["deploy", environment, "ref", word])
+    )
+}
+
+/// The words without PM2's `--force`, which deploys in spite of local changes: nothing here looks at those.
+fn without_force(words: Vec<String>) -> Vec<String> {
+    let ran = words.iter().position(|word| word == "exec" || word == "run");
+    let own = ran.unwrap_or(words.len());
+    let kept = words
+        .into_iter()
+        .enumerate()
+        .filter(|(at, word)| *at > own || word != "--force");
+    kept.map(|(_, word)| word).collect()
 }
 
 /// `deploy [file] <environment> [what]`.
@@ -65,7 +108,7 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
     let around = surroundings()?;
     let (file, words) = match words {
         [first, rest @ ..] if config::is_file(first, &around) => (first.clone(), rest),
-        words => (config::usual(&around)?, words),
+        words => (config::usual(&around, "the ecosystem file")?, words),
     };
     let words: Vec<String> = words
         .iter()
@@ -75,6 +118,7 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
                 .context("an argument is not UTF-8")
         })
         .collect::<anyhow::Result<_>>()?;
+    let words = without_force(words);
     let name = file.to_string_lossy().into_owned();
     let known = read(&file, &name)?;
     let Some((environment, words)) = words.split_first() else {
@@ -94,7 +138,8 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
             list(&known)
         )
     })?;
-    let step = Step::of(words)?;
+    let step = Step::of(words, environment)?;
+    version_of(&deployment.git_ref).with_context(|| format!("{name}: `deploy.{environment}.ref`"))?;
     if let (Step::Update(_), Some(command)) = (&step, &deployment.pre_deploy_local) {
         tell(format!("here: {command}"));
         let status = Command::new("sh")
@@ -285,8 +330,8 @@ mod tests {
     use super::*;
 
     fn step(words: &[&str]) -> anyhow::Result<Step> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        Step::of(&words)
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Step::of(&without_force(words), "production")
     }
 
     #[test]
@@ -300,6 +345,45 @@ mod tests {
             Some(Step::Exec("npm ls".to_owned()))
         );
         assert!(step(&["revert", "x"]).is_err() && step(&["exec"]).is_err());
+        assert_eq!(step(&["--force"]).ok(), Some(Step::Update(None)));
+        assert_eq!(step(&["setup", "--force"]).ok(), Some(Step::Setup));
+        let git = step(&["--force", "exec", "git", "push", "--force"]);
+        assert_eq!(git.ok(), Some(Step::Exec("git push --force".to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_step_is_not_taken_for_a_version() {
+        for (words, expected) in [
+            (
+                &["setp"][..],
+                "deploy has no \"setp\"; did you mean setup?\nTo deploy a branch, tag or commit: `rpm deploy production ref setp`",
+            ),
+            (
+                &["console"],
+                "deploy has no \"console\"\nTo deploy a branch, tag or commit: `rpm deploy production ref console`",
+            ),
+            (
+                &["--hard"],
+                "deploy has no option --hard; `rpm deploy --help` shows what it does",
+            ),
+            (
+                &["ref", "--exec=x"],
+                "\"--exec=x\" is not a branch, tag or commit",
+            ),
+        ] {
+            let error = step(words).expect_err("no step").to_string();
+            assert_eq!(error, expected);
+        }
+        for version in ["origin/main", "v2", "1a2b3c4"] {
+            assert_eq!(
+                step(&[version]).ok(),
+                Some(Step::Update(Some(version.to_owned())))
+            );
+        }
+        assert_eq!(
+            step(&["ref", "main"]).ok(),
+            Some(Step::Update(Some("main".to_owned())))
+        );
     }
 
     #[test]

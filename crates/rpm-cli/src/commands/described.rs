@@ -1,5 +1,6 @@
 //! Ecosystem files: their apps, as the daemon can execute them, and all errors in them.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{anyhow, bail};
@@ -99,7 +100,13 @@ pub(super) fn specs_of(
     if let Some(env) = &files.env {
         let has = |app: &AppOptions| app.envs.contains_key(env);
         if !file.apps.iter().any(has) {
-            tell(format!("warning: {}: no app has env_{env}", file.name));
+            let names: BTreeSet<&String> = file.apps.iter().flat_map(|app| app.envs.keys()).collect();
+            let names: Vec<String> = names.into_iter().map(|name| format!("env_{name}")).collect();
+            let there = match names.is_empty() {
+                true => String::new(),
+                false => format!("; there are: {}", names.join(", ")),
+            };
+            tell(format!("warning: {}: no app has env_{env}{there}", file.name));
         }
     }
     if specs.is_empty() {
@@ -152,7 +159,7 @@ pub(super) fn validate(
 ) -> anyhow::Result<()> {
     let around = surroundings()?;
     let files = match files.is_empty() {
-        true => vec![config::usual(&around)?],
+        true => vec![config::usual(&around, "the ecosystem file")?],
         false => files.to_vec(),
     };
     let mut failures = Vec::new();

@@ -9,7 +9,6 @@ use rpm_wire::api::{Change, Plan, PlanRequest, Saved};
 use serde_json::Value;
 
 use super::dump::restore;
-use super::start::described;
 use super::{Check, session, surroundings, tell};
 use crate::output::Output;
 use crate::resolve::{Surroundings, app_spec};
@@ -31,6 +30,12 @@ pub(super) async fn import(
         Some(path) => path.to_owned(),
         None => usual()?,
     };
+    if file.is_none() && !path.exists() {
+        bail!(
+            "there is no {}; run `pm2 save` first, or name the file: `rpm import FILE`",
+            path.display()
+        );
+    }
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let list: Value =
         serde_json::from_slice(text.as_bytes()).with_context(|| format!("{} is damaged", path.display()))?;
@@ -132,9 +137,8 @@ async fn show(saved: &[Saved], output: &mut Output) -> anyhow::Result<()> {
         }
         let instances = app.instances;
         output.line(format_args!(
-            "{}: {}, instances {instances}{down}",
-            described(plan),
-            app.script
+            "{}: new: {}, instances {instances}{down}",
+            app.name, app.script
         ))?;
     }
     Ok(())

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ratatui::crossterm::terminal;
 use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
@@ -156,7 +156,11 @@ pub(super) async fn pid(target: Option<&str>, output: &mut Output) -> anyhow::Re
     let meant = |process: &&Process| {
         target.is_none_or(|target| process.name == target || process.id.to_string() == target)
     };
-    for process in processes.iter().filter(meant) {
+    let found: Vec<&Process> = processes.iter().filter(meant).collect();
+    if let Some(target) = target.filter(|_| found.is_empty()) {
+        return Err(no_such(target, &processes));
+    }
+    for process in found {
         output.line(process.pid.unwrap_or(0))?;
     }
     Ok(())
@@ -258,7 +262,12 @@ pub(super) fn init() -> anyhow::Result<()> {
         .write(true)
         .create_new(true)
         .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => {
+                anyhow!("{} exists already; remove or rename it first", path.display())
+            }
+            _ => anyhow::Error::new(error).context(format!("cannot write {}", path.display())),
+        })?;
     file.write_all(SAMPLE.as_bytes())?;
     tell(format!(
         "{} written; edit it, then `rpm start ecosystem.config.js`",

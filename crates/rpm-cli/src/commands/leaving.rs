@@ -1,10 +1,10 @@
-//! Progress of commands that wait for processes to end.
+//! Commands that end processes: what they would do, and their progress.
 
 use std::fmt::Write as _;
 use std::pin::pin;
 use std::time::Duration;
 
-use rpm_wire::api::{Process, Status};
+use rpm_wire::api::{Action, Known, Process, Status};
 use tokio::time::timeout;
 
 use super::{is_silent, read, tell};
@@ -14,6 +14,31 @@ use crate::render::visible;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// How many processes are named; the others are only counted.
 const MOST: usize = 5;
+
+/// What `--dry-run` prints: a line for each app, in the order of the processes.
+pub(super) fn would(what: Action, meant: &[Known]) -> Vec<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for process in meant {
+        if !names.contains(&process.name.as_str()) {
+            names.push(&process.name);
+        }
+    }
+    let line = |name: &str| {
+        let of_app = || meant.iter().filter(|process| process.name == name);
+        let running = of_app()
+            .filter(|process| process.status != Status::Stopped)
+            .count();
+        let (verb, count) = match what {
+            Action::Stop if running == 0 => return format!("{}: stopped already", visible(name)),
+            Action::Stop => ("stopped", running),
+            Action::Delete => ("deleted", of_app().count()),
+            Action::Restart => ("restarted", of_app().count()),
+        };
+        let processes = if count == 1 { "process" } else { "processes" };
+        format!("{}: would be {verb} ({count} {processes})", visible(name))
+    };
+    names.into_iter().map(line).collect()
+}
 
 /// Waits for a change that ends processes. If it takes long, stderr says which ones; `at_once` is the command that does not wait.
 pub(super) async fn explained<T>(change: impl Future<Output = T>, at_once: &str) -> T {
@@ -74,6 +99,33 @@ mod tests {
             "cpu_percent": 0.0, "memory_bytes": 0, "connections": connections, "exit_code": null, "out_log": "", "err_log": ""
         });
         serde_json::from_value(process).expect("a process")
+    }
+
+    #[test]
+    fn a_dry_run_names_each_app_with_its_processes() {
+        let known = |id: u32, name: &str, status: &str| -> Known {
+            let known = serde_json::json!({
+                "id": id, "name": name, "namespace": "default", "script": "/app.js", "status": status
+            });
+            serde_json::from_value(known).expect("a process")
+        };
+        let meant = [
+            known(0, "web", "online"),
+            known(1, "api", "stopped"),
+            known(2, "web", "errored"),
+            known(3, "web", "stopped"),
+        ];
+        assert_eq!(
+            would(Action::Delete, &meant),
+            [
+                "web: would be deleted (3 processes)",
+                "api: would be deleted (1 process)"
+            ]
+        );
+        assert_eq!(
+            would(Action::Stop, &meant),
+            ["web: would be stopped (2 processes)", "api: stopped already"]
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     let home = Home::open(home_dir()?)?;
     if connect(&home).await?.is_some() {
         bail!(
-            "a daemon already runs with {}; `rpm start` without --no-daemon starts apps with it, or set RPM_HOME to another directory",
+            "a daemon already runs with {}; start the apps with it by `rpm start`, or set RPM_HOME to another directory",
             home.root().display()
         );
     }
@@ -52,6 +52,7 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
         reap_orphans()?;
     }
     let ended = match start::start(&start_args, output).await {
+        Ok(()) if start_args.dry_run => Ok(()),
         Ok(()) => watch(args, &home, &mut asked).await,
         Err(error) => Err(error),
     };

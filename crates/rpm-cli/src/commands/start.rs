@@ -6,8 +6,7 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 use rpm_spec::{AppOptions, Watch};
 use rpm_wire::api::{
-    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, Known, LogTarget, Plan, PlanRequest, StartRequest,
-    Status,
+    AppSpec, ApplyMode, ApplyRequest, ChangeReply, Known, LogTarget, Plan, PlanRequest, StartRequest, Status,
 };
 use rpm_wire::shell::word;
 
@@ -21,6 +20,7 @@ use crate::config;
 use crate::hints::command;
 use crate::http::Session;
 use crate::output::Output;
+use crate::render;
 use crate::resolve::{ResolveError, Site, Surroundings, USUAL_PORT, app_spec, options_of};
 
 /// What an argument of `start` means.
@@ -38,7 +38,7 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
     args.needless.said().iter().for_each(tell);
     let args = &directories_to_watch(args, &around);
     let targets = match args.targets.is_empty() {
-        true => vec![config::usual(&around)?],
+        true => vec![config::usual(&around, "a script or an ecosystem file")?],
         false => args.targets.clone(),
     };
     let mut known: Option<Vec<Known>> = None;
@@ -249,12 +249,9 @@ pub(super) async fn apply(
         .await?
         .post("/v1/plan", &PlanRequest { apps: apps.clone() })
         .await?;
-    let lines = plans.iter().map(described);
+    let mut lines = plans.iter().flat_map(render::plan);
     if dry_run {
-        for line in lines {
-            output.line(line)?;
-        }
-        return Ok(());
+        return Ok(lines.try_for_each(|line| output.line(line))?);
     }
     lines.for_each(tell);
     let request = ApplyRequest {
@@ -263,38 +260,6 @@ pub(super) async fn apply(
         ..ApplyRequest::new(apps, mode)
     };
     change_step_by_step("/v1/apply", &request, wait, output).await
-}
-
-/// Terminals differ in many variables: only this many are named.
-const SHOWN_VARIABLES: usize = 6;
-
-pub(super) fn described(plan: &Plan) -> String {
-    let name = &plan.name;
-    match plan.change {
-        Change::Added => format!("{name}: new"),
-        Change::Unchanged => format!("{name}: unchanged"),
-        Change::Changed => {
-            let (variables, keys): (Vec<_>, Vec<_>) =
-                plan.keys.iter().partition(|key| key.key.starts_with("env."));
-            let key = |it: &&rpm_wire::api::KeyChange| match (&it.from, &it.to) {
-                (Some(from), Some(to)) => format!("{} {from} -> {to}", it.key),
-                (None, Some(to)) => format!("{} -> {to}", it.key),
-                (Some(from), None) => format!("{} {from} -> (default)", it.key),
-                (None, None) => it.key.clone(),
-            };
-            let mut parts: Vec<String> = keys.iter().map(key).collect();
-            let named = variables.iter().take(SHOWN_VARIABLES);
-            parts.extend(named.map(|it| match it.removed {
-                true => format!("{} removed", it.key),
-                false => it.key.clone(),
-            }));
-            let more = variables.len().saturating_sub(SHOWN_VARIABLES);
-            if more > 0 {
-                parts.push(format!("{more} more variables"));
-            }
-            format!("{name}: {}", parts.join(", "))
-        }
-    }
 }
 
 /// Applies an ecosystem file: its apps, then what it says of the metrics.

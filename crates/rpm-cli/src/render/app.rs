@@ -3,16 +3,14 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table};
-use rpm_wire::api::{
-    AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, ProxySpec, SlotInfo,
-};
-use rpm_wire::options::Kind;
+use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
 use rpm_wire::pm2::Versions;
 use serde_json::Value;
 
 use super::Look;
+use super::plan::{time, value};
 use super::table::{columns_of, mode, painted, processes_within, table, visible};
-use super::units::{bytes, local_time, or_dash};
+use super::units::{local_time, or_dash};
 
 /// The whole description, with a line break at its end. On a terminal no line is broken within a word that fits.
 pub(crate) fn app(info: &AppInfo, versions: &Versions, look: Look) -> String {
@@ -29,7 +27,7 @@ pub(super) fn app_within(info: &AppInfo, versions: &Versions, look: Look, width:
         text: String::new(),
         width: width.filter(|width| *width >= MIN_WIDTH),
     };
-    text.section("app", facts(info, versions, look));
+    text.section(&visible(&info.spec.name), facts(info, versions, look));
     text.section("processes", processes_within(&info.processes, look, width));
     let files = text.files(&info.processes, look);
     text.section("files", files);
@@ -119,7 +117,6 @@ fn facts(info: &AppInfo, versions: &Versions, look: Look) -> Table {
     let mut fact = |field: &str, value: String| {
         table.add_row([field, visible(&value).as_str()]);
     };
-    fact("name", spec.name.clone());
     fact("mode", mode(spec.exec_mode).to_owned());
     let now = info.processes.len().to_string();
     fact(
@@ -136,15 +133,12 @@ fn facts(info: &AppInfo, versions: &Versions, look: Look) -> Table {
     for (field, value) in provenance(info, versions) {
         fact(field, value);
     }
-    if !spec.listen.is_empty() {
-        fact("opened for it", spec.listen.join(", "));
-    }
     fact(
         "autorestart",
         if spec.autorestart { "yes" } else { "no" }.to_owned(),
     );
-    for (field, value) in limits(spec) {
-        fact(field, value);
+    if let Some(check) = &spec.health_check {
+        fact("health_check", health(check));
     }
     for (key, value) in settings(spec) {
         fact(&key, value);
@@ -167,108 +161,30 @@ fn provenance(info: &AppInfo, versions: &Versions) -> impl Iterator<Item = (&'st
 }
 
 /// Keys that other lines show, or that are too long for a line; `rpm env` prints the variables.
-const SHOWN: [&str; 22] = [
+const SHOWN: [&str; 11] = [
     "name",
     "script",
     "interpreter",
+    "node_args",
     "interpreter_args",
     "args",
     "cwd",
     "env",
     "exec_mode",
     "instances",
-    "listen",
-    "wait_ready",
     "autorestart",
-    "listen_timeout_ms",
-    "kill_timeout_ms",
-    "reload_timeout_ms",
-    "drain_timeout_ms",
-    "watch_after_ms",
-    "health_check",
-    "max_restarts",
-    "min_uptime_ms",
-    "restart_delay_ms",
-    "exp_backoff_restart_delay_ms",
 ];
 
-/// All other options that differ from their default, by their names.
+/// All other options that differ from their default, by their keys.
 fn settings(spec: &AppSpec) -> Vec<(String, String)> {
-    let value = |spec: &AppSpec| serde_json::to_value(spec).unwrap_or_default();
-    let mut found = Vec::new();
-    differences("", &value(spec), &value(&AppSpec::default()), &mut found);
-    found
-}
-
-fn differences(path: &str, value: &Value, usual: &Value, found: &mut Vec<(String, String)>) {
-    match (value, usual) {
-        (Value::Object(fields), _) => {
-            for (key, field) in fields {
-                let whole = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                if !SHOWN.contains(&whole.as_str()) {
-                    differences(&whole, field, usual.get(key).unwrap_or(&Value::Null), found);
-                }
-            }
-        }
-        (Value::Null, _) => {}
-        (value, usual) if value == usual => {}
-        (Value::String(text), _) => found.push((path.to_owned(), text.clone())),
-        (Value::Array(all), _) => {
-            let words = all
-                .iter()
-                .map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
-            found.push((path.to_owned(), words.collect::<Vec<_>>().join(", ")));
-        }
-        (value, _) => {
-            let option = path.strip_suffix("_ms").unwrap_or(path);
-            found.push((option.to_owned(), with_unit(path, value)));
-        }
-    }
-}
-
-/// A number as it would be given for the option that sets this field.
-fn with_unit(field: &str, value: &Value) -> String {
-    let name = field.rsplit('.').next();
-    let options = AppSpec::OPTIONS.iter().chain(ProxySpec::OPTIONS);
-    let kind = options.clone().find(|key| key.field == name).map(|key| key.kind);
-    match (kind, value.as_u64()) {
-        (Some(Kind::Memory), Some(size)) => bytes(size),
-        (Some(Kind::Time), Some(ms)) => time(ms),
-        _ => value.to_string(),
-    }
-}
-
-/// `1500ms`, `65s`
-fn time(ms: u64) -> String {
-    match ms % 1000 {
-        0 if ms > 0 => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
-    }
-}
-
-/// Options that were set, without the daemon's defaults.
-fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
-    let ms = |value: Option<u64>| value.map(time);
-    let all = [
-        ("ready when", spec.wait_ready.then(|| "it sends ready".to_owned())),
-        ("listen timeout", ms(spec.listen_timeout_ms)),
-        ("kill timeout", ms(spec.kill_timeout_ms)),
-        ("reload timeout", ms(spec.reload_timeout_ms)),
-        ("drain timeout", ms(spec.drain_timeout_ms)),
-        ("watch after", ms(spec.watch_after_ms)),
-        ("health check", spec.health_check.as_ref().map(health)),
-        ("max restarts", spec.max_restarts.map(|n| n.to_string())),
-        ("min uptime", ms(spec.min_uptime_ms)),
-        ("restart delay", ms(spec.restart_delay_ms)),
-        ("exponential back-off from", ms(spec.exp_backoff_restart_delay_ms)),
-    ];
-    all.into_iter()
-        .filter_map(|(field, value)| Some((field, value?)))
-        .collect()
+    let usual = AppSpec::default().by_key();
+    let is_shown = |key: &str| SHOWN.contains(&key) || key.starts_with("health_check");
+    let differs = |(key, value): &(String, Value)| !is_shown(key) && usual.get(key) != Some(value);
+    let shown = |(key, json): (String, Value)| {
+        let text = value(&key, &json, str::to_owned);
+        (key, text)
+    };
+    spec.by_key().into_iter().filter(differs).map(shown).collect()
 }
 
 fn health(check: &HealthCheck) -> String {

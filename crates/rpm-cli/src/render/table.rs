@@ -24,7 +24,7 @@ const fn column(title: &'static str, right: bool, rank: u8) -> Column {
     Column { title, right, rank }
 }
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 14] = [
     column("id", true, 0),
     column("name", false, 0),
     column("mode", false, 7),
@@ -37,6 +37,8 @@ const COLUMNS: [Column; 12] = [
     column("cpu", true, 5),
     column("memory", true, 2),
     column("conns", true, 8),
+    column("namespace", false, 11),
+    column("watch", false, 10),
 ];
 
 // Places in it.
@@ -45,6 +47,11 @@ const NAME: usize = 1;
 const PID: usize = 4;
 const STATUS: usize = 7;
 const CONNECTIONS: usize = 11;
+const NAMESPACE: usize = 12;
+const WATCH: usize = 13;
+
+/// The namespace of an app that is given none.
+const USUAL_NAMESPACE: &str = "default";
 
 /// A narrower terminal wraps the lines itself; cells of two letters would be no better. Some report 0 when they do not know their width.
 const MIN_WIDTH: u16 = 60;
@@ -92,12 +99,13 @@ pub(super) fn processes_within(processes: &[Process], look: Look, width: Option<
         cells.fold(columns_of(COLUMNS[index].title), usize::max)
     };
     let widths: [usize; COLUMNS.len()] = std::array::from_fn(wide);
+    let all = present(processes);
     let room = width
         .filter(|width| *width >= MIN_PROCESSES_WIDTH)
         .map(usize::from);
     let (shown, name) = room.map_or_else(
-        || ((0..COLUMNS.len()).collect(), widths[NAME]),
-        |room| fitting(&widths, room),
+        || (all.clone(), widths[NAME]),
+        |room| fitting(&widths, all.clone(), room),
     );
     let titles: Vec<&str> = shown.iter().map(|&index| COLUMNS[index].title).collect();
     let is_right = |place: &usize| COLUMNS[shown[*place]].right;
@@ -114,9 +122,19 @@ pub(super) fn processes_within(processes: &[Process], look: Look, width: Option<
     table
 }
 
-/// The columns that fit into this width, and the width of the names.
-fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) {
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+/// The columns that say something: namespaces only where there is another than the usual one, and what is watched only where anything is.
+fn present(processes: &[Process]) -> Vec<usize> {
+    let is_named = |process: &Process| !matches!(process.namespace.as_str(), "" | USUAL_NAMESPACE);
+    let says = |index: &usize| match *index {
+        NAMESPACE => processes.iter().any(is_named),
+        WATCH => processes.iter().any(|process| process.watching),
+        _ => true,
+    };
+    (0..COLUMNS.len()).filter(says).collect()
+}
+
+/// Which of these columns fit into this width, and the width of the names.
+fn fitting(widths: &[usize; COLUMNS.len()], mut shown: Vec<usize>, room: usize) -> (Vec<usize>, usize) {
     loop {
         let others = shown.iter().filter(|&&index| index != NAME);
         let taken: usize = others.map(|&index| widths[index] + AROUND).sum();
@@ -251,6 +269,8 @@ fn line(process: &Process) -> Line {
             figures.cpu,
             figures.memory,
             figures.connections,
+            visible(&process.namespace),
+            if process.watching { "on" } else { "" }.to_owned(),
         ],
         colour: colour(process.status),
     }
@@ -358,4 +378,33 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| if is_obeyed(c) { '\u{fffd}' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::online;
+    use super::*;
+
+    #[test]
+    fn namespaces_and_watching_are_shown_where_there_are_any() {
+        let head = |list: &[Process], width| {
+            let table = processes_within(list, Look::Plain, width).to_string();
+            table.lines().nth(1).unwrap_or_default().to_owned()
+        };
+        let plain = [online(0), online(1)];
+        assert!(!head(&plain, None).contains("namespace") && !head(&plain, None).contains("watch"));
+        let mut both = plain;
+        both[1].namespace = "shop".into();
+        both[0].watching = true;
+        let wide = head(&both, None);
+        assert!(wide.contains("namespace ┆ watch"), "{wide}");
+        let rows = processes_within(&both, Look::Plain, None).to_string();
+        assert!(rows.contains("┆ shop ") && rows.contains("┆ on "), "{rows}");
+        let narrow = head(&both, Some(80));
+        assert!(
+            !narrow.contains("namespace") && narrow.contains("memory"),
+            "{narrow}"
+        );
+        assert!(Span::raw(narrow.as_str()).width() <= 80, "{narrow}");
+    }
 }

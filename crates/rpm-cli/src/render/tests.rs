@@ -8,7 +8,7 @@ use rpm_wire::pm2::Versions;
 
 use super::*;
 
-fn online(id: u32) -> Process {
+pub(super) fn online(id: u32) -> Process {
     Process {
         id,
         name: "web".into(),
@@ -276,24 +276,23 @@ fn a_description_has_its_sections_and_no_secrets() {
     };
     let text = app(&info, &Versions::default(), Look::Plain);
     let expected = "\
-app
+web
 ╭───────────────────┬─────────────────────────────────────╮
 │ field             ┆ value                               │
 ╞═══════════════════╪═════════════════════════════════════╡
-│ name              ┆ web                                 │
 │ mode              ┆ cluster                             │
 │ instances         ┆ all CPUs but 1 (1 now)              │
 │ plane             ┆ direct (Linux)                      │
 │ generation        ┆ 2                                   │
 │ command           ┆ /usr/bin/node /srv/web/app.js \"a b\" │
 │ working directory ┆ /srv/web                            │
-│ opened for it     ┆ 8080                                │
 │ autorestart       ┆ yes                                 │
-│ ready when        ┆ it sends ready                      │
-│ listen timeout    ┆ 5s                                  │
 │ balance           ┆ handoff                             │
 │ kill_signal       ┆ SIGTERM                             │
+│ listen            ┆ 8080                                │
+│ listen_timeout    ┆ 5s                                  │
 │ policy            ┆ ip-hash                             │
+│ wait_ready        ┆ true                                │
 ╰───────────────────┴─────────────────────────────────────╯
 
 processes
@@ -429,7 +428,7 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
     let text = described(spec);
     for line in [
         ("policy", "ip-hash"),
-        ("proxy.sticky", "sid"),
+        ("sticky", "sid"),
         ("ports", "80, 81"),
         ("max_memory_restart", "1.0 MB"),
         ("cron_restart", "0 3 * * *"),

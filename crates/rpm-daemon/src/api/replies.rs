@@ -10,7 +10,7 @@ use crate::failure::failure;
 use crate::logs::tail;
 use crate::view::View;
 use crate::workers::sampling::own_listeners;
-use crate::workers::worker::Logs;
+use crate::workers::worker::{Logs, Worker};
 
 /// Lines of a failing worker that are shown: Node has the source above the error, ten lines of the stack below it, and below those
 /// the fields of the error.
@@ -18,12 +18,20 @@ const SHOWN_LINES: usize = 30;
 
 impl View<'_> {
     /// The answer to a request whose outcome has come.
-    pub(crate) fn outcome(
+    pub(super) fn outcome(
         &self,
         concerned: &[InstanceId],
         mut notes: Vec<String>,
         outcome: &Outcome,
-    ) -> Result<ChangeReply, ApiError> {
+    ) -> Result<ChangeReply, Box<Failed>> {
+        let app = concerned.first().and_then(|id| self.catalog().name_of(*id));
+        let whole = |error: ApiError| {
+            Box::new(Failed {
+                app: app.unwrap_or("the app").to_owned(),
+                how: error.error.clone(),
+                error,
+            })
+        };
         match outcome {
             Outcome::Done { silent, .. } => {
                 notes.extend(silent.iter().map(|id| self.silence(*id)));
@@ -32,19 +40,19 @@ impl View<'_> {
             Outcome::Failed {
                 failure: Failure::Superseded,
                 ..
-            } => Err(failure(
+            } => Err(whole(failure(
                 "another command replaced this one before it was done",
                 None,
-            )),
+            ))),
             Outcome::Failed {
                 failure: Failure::NoSuchApp,
                 ..
-            } => Err(failure("the app is gone", None)),
+            } => Err(whole(failure("the app is gone", None))),
             Outcome::Failed {
                 instance,
                 worker,
                 failure: why,
-            } => Err(self.failed(*instance, *worker, *why)),
+            } => Err(Box::new(self.failed(*instance, *worker, *why))),
         }
     }
 
@@ -79,12 +87,12 @@ impl View<'_> {
         }
     }
 
-    pub(crate) fn failed(
+    fn failed(
         &self,
         instance: Option<InstanceId>,
         worker: Option<rpm_core::WorkerId>,
         why: Failure,
-    ) -> ApiError {
+    ) -> Failed {
         let name = instance
             .and_then(|id| self.catalog().name_of(id))
             .unwrap_or("the app");
@@ -100,23 +108,8 @@ impl View<'_> {
             .or_else(oldest);
         let trouble = held.and_then(|worker| worker.trouble.clone());
         let what = match why {
-            Failure::SpawnFailed => "could not be started".to_owned(),
-            Failure::Exited(Exit::Code(code)) => {
-                format!("exited with code {code} before it was ready")
-            }
-            Failure::Exited(Exit::Signal(number)) => {
-                format!("was killed by signal {number} before it was ready")
-            }
-            Failure::Crashed(exit) => {
-                let how = match exit {
-                    Exit::Code(code) => format!("exited with code {code}"),
-                    Exit::Signal(number) => format!("was killed by signal {number}"),
-                };
-                format!("was ready, then {how} before the reload was complete")
-            }
-            Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
             Failure::Unserved { within, group } => unserved(self.listeners, worker, group, within),
-            Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
+            _ => deed(why),
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
         let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
@@ -134,6 +127,10 @@ impl View<'_> {
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }
+            Failure::Exited(Exit::Code(0)) => Some(format!(
+                "for a program that is to run once: `rpm delete {target}`, then `rpm start {} --no-autorestart` (with --cron-restart: on a schedule)",
+                script(held)
+            )),
             Failure::Exited(_) | Failure::Crashed(_) if given_up => Some(format!(
                 "`rpm logs {target}` shows its output, `rpm delete {target}` removes it"
             )),
@@ -145,13 +142,55 @@ impl View<'_> {
             )),
             Failure::Superseded | Failure::NoSuchApp => None,
         };
-        ApiError {
-            error: format!("{name} ({id}) {what}{cause}"),
-            hint,
-            last_lines,
-            unknown: None,
+        let mut how = what
+            .strip_suffix(" before it was ready")
+            .unwrap_or(&what)
+            .to_owned();
+        if serves {
+            how.push_str("; the workers that ran before keep serving");
+        }
+        Failed {
+            app: name.to_owned(),
+            how,
+            error: ApiError {
+                error: format!("{name} ({id}) {what}{cause}"),
+                hint,
+                last_lines,
+                unknown: None,
+            },
         }
     }
+}
+
+/// What a worker did instead of what it should.
+fn deed(why: Failure) -> String {
+    let ended = |exit: Exit| match exit {
+        Exit::Code(code) => format!("exited with code {code}"),
+        Exit::Signal(number) => format!("was killed by signal {number}"),
+    };
+    match why {
+        Failure::SpawnFailed => "could not be started".to_owned(),
+        Failure::Exited(exit) => format!("{} before it was ready", ended(exit)),
+        Failure::Crashed(exit) => format!("was ready, then {} before the reload was complete", ended(exit)),
+        Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
+        Failure::Unserved { .. } => "did not listen where the version before it does".to_owned(),
+        Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
+    }
+}
+
+/// The script of a worker, as a word of a command.
+fn script(worker: Option<&Worker>) -> String {
+    worker.map_or_else(|| "app.js".to_owned(), |worker| word(&worker.spec.script))
+}
+
+/// Why a part of a change failed.
+pub(super) struct Failed {
+    /// The answer, if nothing else was changed.
+    pub(super) error: ApiError,
+    /// The app.
+    pub(super) app: String,
+    /// The cause in a few words, for an answer that names several apps.
+    pub(super) how: String,
 }
 
 fn last_lines(logs: &Logs) -> Vec<String> {

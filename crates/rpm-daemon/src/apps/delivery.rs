@@ -290,7 +290,7 @@ impl Delivery {
                 "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
             ),
             (_, PortSource::Single, None) => {
-                format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}")
+                "fork mode: one process; if it listens on a port, a reload loses no request".to_owned()
             }
             (_, PortSource::Single, Some(why)) => {
                 format!("fork mode: a process that owns its ports; start it with -i to share them ({why})")

@@ -56,13 +56,8 @@ pub(crate) fn dump(catalog: Catalog<'_>) -> Vec<Saved> {
 
 /// The keys that differ, in their order, variables last.
 pub(crate) fn differences(from: &AppSpec, to: &AppSpec) -> Vec<KeyChange> {
-    let (mut old, mut new) = (fields(from), fields(to));
+    let (mut old, mut new) = (from.by_key(), to.by_key());
     let (old_env, new_env) = (old.remove("env"), new.remove("env"));
-    for fields in [&mut old, &mut new] {
-        // Where a user has them.
-        let proxy = object(fields.remove("proxy"));
-        fields.extend(proxy);
-    }
     let mut changes = compare(&old, &new, "");
     for change in compare(&object(old_env), &object(new_env), "env.") {
         // What is in a variable is nobody's business.
@@ -88,16 +83,13 @@ fn compare(old: &Map<String, Value>, new: &Map<String, Value>, prefix: &str) -> 
             changes.push(KeyChange {
                 key: format!("{prefix}{key}"),
                 removed: to.is_none(),
+                added: from.is_none(),
                 from: from.map(|value| shown(&value)),
                 to: to.map(|value| shown(&value)),
             });
         }
     }
     changes
-}
-
-fn fields(spec: &AppSpec) -> Map<String, Value> {
-    object(serde_json::to_value(spec).ok())
 }
 
 fn object(value: Option<Value>) -> Map<String, Value> {
@@ -132,6 +124,7 @@ mod tests {
                 ("TOKEN".to_owned(), "hunter2".to_owned()),
                 ("OLD".to_owned(), "1".to_owned()),
             ]),
+            listen_timeout_ms: Some(5000),
             max_restarts: Some(3),
             proxy: ProxySpec {
                 redirect_http: Some(80),
@@ -145,7 +138,11 @@ mod tests {
                 ..ProxySpec::default()
             },
             script: "/srv/b.js".to_owned(),
-            env: BTreeMap::from([("TOKEN".to_owned(), "hunter3".to_owned())]),
+            env: BTreeMap::from([
+                ("TOKEN".to_owned(), "hunter3".to_owned()),
+                ("NEW".to_owned(), "1".to_owned()),
+            ]),
+            listen_timeout_ms: None,
             max_restarts: None,
             ..from.clone()
         };
@@ -157,13 +154,21 @@ mod tests {
         assert_eq!(
             lines,
             [
+                ("listen_timeout", Some("5000"), None, true),
                 ("max_restarts", Some("3"), None, true),
                 ("redirect_http", Some("80"), Some("8080"), false),
                 ("script", Some("\"/srv/a.js\""), Some("\"/srv/b.js\""), false),
+                ("env.NEW", None, None, false),
                 ("env.OLD", None, None, true),
                 ("env.TOKEN", None, None, false),
             ]
         );
+        let added: Vec<&str> = told
+            .iter()
+            .filter(|it| it.added)
+            .map(|it| it.key.as_str())
+            .collect();
+        assert_eq!(added, ["env.NEW"]);
         assert!(differences(&to, &to).is_empty());
     }
 }

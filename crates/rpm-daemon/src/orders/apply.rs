@@ -90,6 +90,7 @@ impl Orders<'_> {
             outcome,
             instances,
             notes,
+            whole: None,
         })
     }
 
@@ -167,7 +168,8 @@ impl Orders<'_> {
         if let Some(wanted) = then_scale {
             let (name, now) = (self.catalog().label(app), ids.len());
             let notes = &mut accepted.notes;
-            notes.push(format!("{name}: {now} instances become {wanted}"));
+            notes.push(format!("{name}: from {now} to {wanted} instances"));
+            accepted.whole = Some(app);
         }
         Ok(Some(accepted))
     }

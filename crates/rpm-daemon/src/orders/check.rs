@@ -270,7 +270,7 @@ fn schedule(spec: &AppSpec) -> Checked {
     match parsed {
         Some(Err(error)) => Err(failure(
             format!("{}: invalid cron_restart: {error}", spec.name),
-            Some("five fields (minute, hour, day, month, weekday), or six with seconds first: '0 3 * * *'"),
+            Some("'0 3 * * *' is every day at 3:00"),
         )),
         Some(Ok(_)) | None => Ok(()),
     }

@@ -89,6 +89,7 @@ impl Orders<'_> {
             outcome,
             instances,
             notes: note.into_iter().collect(),
+            whole: None,
         })
     }
 
@@ -120,7 +121,7 @@ impl Orders<'_> {
             Action::Restart if !request.hard => {
                 self.restart_gently(&instances, &request.env, Manner::default())?
             }
-            Action::Restart => vec![self.restart(instances, &request.env)?],
+            Action::Restart => self.restart(&instances, &request.env)?,
             Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
             Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],
         })
@@ -135,6 +136,7 @@ impl Orders<'_> {
             outcome: self.command(command(instances.clone())),
             instances,
             notes: Vec::new(),
+            whole: None,
         }
     }
 
@@ -164,6 +166,7 @@ impl Orders<'_> {
             outcome,
             instances,
             notes: Vec::new(),
+            whole: None,
         })
     }
 
@@ -186,11 +189,16 @@ impl Orders<'_> {
                 continue;
             };
             match request.action {
-                Action::Stop => app.rests |= whole,
-                Action::Restart => app.rests = false,
+                Action::Stop => {
+                    app.rests |= whole;
+                    app.unwatched |= request.toggle_watch;
+                }
+                Action::Restart => {
+                    app.rests = false;
+                    app.unwatched ^= request.toggle_watch;
+                }
                 Action::Delete => {}
             }
-            app.unwatched ^= request.toggle_watch;
         }
         self.upkeep.outdate();
     }

@@ -12,7 +12,7 @@ pub(crate) mod tickets;
 use std::time::Instant;
 
 use rpm_core::protocol::{Command, Input, Outcome};
-use rpm_core::{Core, InstanceId, Tick};
+use rpm_core::{AppId, Core, InstanceId, Tick};
 use rpm_listen::Listeners;
 use rpm_wire::api::{
     Action, ActionRequest, ApiError, ApplyRequest, ObserveRequest, ReloadRequest, RollbackRequest,
@@ -68,6 +68,8 @@ pub(crate) struct Accepted {
     pub(crate) outcome: oneshot::Receiver<Outcome>,
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) notes: Vec<String>,
+    /// When it is done, all instances of this app are concerned, those that have come by then too.
+    pub(crate) whole: Option<AppId>,
 }
 
 /// What is needed to give the core commands: lent by the supervisor for one request. What the core wants done for it is done at the end of the

@@ -115,25 +115,25 @@ impl Orders<'_> {
         // What was stopped first: to start an instance ends a reload that has begun.
         let mut accepted = Vec::new();
         if !hard.is_empty() || whole.is_empty() {
-            accepted.push(self.restart(hard, env)?);
+            accepted.extend(self.restart(&hard, env)?);
         }
         accepted.extend(self.renew_and_replace(whole, env, manner)?);
         Ok(accepted)
     }
 
-    /// Stops and starts instances. The paths of an app of which none is left out are taken anew.
+    /// Stops and starts instances; each app has an outcome of its own. The paths of an app of which none is left out are taken anew.
     pub(crate) fn restart(
         &mut self,
-        instances: Vec<InstanceId>,
+        instances: &[InstanceId],
         env: &BTreeMap<String, String>,
-    ) -> Result<Accepted, ApiError> {
+    ) -> Result<Vec<Accepted>, ApiError> {
         let whole = |app: &AppId| {
             let mut ours = self.core.instances().filter(|view| view.app == *app);
             ours.all(|view| instances.contains(&view.id))
         };
         let apps: Vec<AppId> = self
             .catalog()
-            .apps_of(&instances)
+            .apps_of(instances)
             .into_iter()
             .filter(whole)
             .collect();
@@ -145,7 +145,14 @@ impl Orders<'_> {
                 self.configure(app, revision)?;
             }
         }
-        Ok(self.obey(instances, |instances| Command::Restart { instances }))
+        let mut of_apps: BTreeMap<AppId, Vec<InstanceId>> = BTreeMap::new();
+        for id in instances {
+            if let Some(view) = self.core.instance(*id) {
+                of_apps.entry(view.app).or_default().push(*id);
+            }
+        }
+        let restart = |instances| self.obey(instances, |instances| Command::Restart { instances });
+        Ok(of_apps.into_values().map(restart).collect())
     }
 
     fn renew_and_replace(
@@ -223,7 +230,7 @@ impl Orders<'_> {
             let name = self.catalog().label(app);
             let mut accepted = self.restart_all(app, manner.then_scale);
             accepted.notes.push(format!(
-                "{name} listens on nothing that a second process could share: it is restarted"
+                "{name} does not listen on a port, so it is restarted, not replaced without a gap"
             ));
             return Ok(accepted);
         }
@@ -286,6 +293,7 @@ impl Orders<'_> {
             outcome: self.tickets.wait_for(ticket),
             instances,
             notes: Vec::new(),
+            whole: None,
         };
         let name = self.catalog().label(app);
         accepted

@@ -85,5 +85,6 @@ pub(crate) fn settled(instances: Vec<InstanceId>, notes: Vec<String>) -> Accepte
         outcome,
         instances,
         notes,
+        whole: None,
     }
 }

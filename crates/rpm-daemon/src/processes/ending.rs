@@ -83,7 +83,7 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
                 let _ = process.pidfd.send_signal(signal);
             }
             ProcessTree::Running(_) | ProcessTree::Remains { .. } | ProcessTree::None => {
-                self.end_tree(worker, signal)
+                self.end_tree(worker, signal);
             }
         }
         if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {

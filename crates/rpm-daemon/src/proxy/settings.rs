@@ -42,9 +42,9 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
     if proxy.tls_cert.len() != proxy.tls_key.len() {
         return Err(failure(
             format!(
-                "{name} has {} certificates and {} keys",
-                proxy.tls_cert.len(),
-                proxy.tls_key.len()
+                "{name} has {} and {}",
+                counted(proxy.tls_cert.len(), "certificate"),
+                counted(proxy.tls_key.len(), "key")
             ),
             Some("give each --tls-cert its --tls-key, in the same order"),
         ));
@@ -216,6 +216,15 @@ fn policy(policy: rpm_wire::api::BalancePolicy) -> UpstreamPolicy {
         rpm_wire::api::BalancePolicy::IpHash => UpstreamPolicy::IpHash,
         rpm_wire::api::BalancePolicy::Weighted => UpstreamPolicy::Weighted,
         rpm_wire::api::BalancePolicy::Latency => UpstreamPolicy::Latency,
+    }
+}
+
+/// `no key`, `1 key`, `2 keys`.
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        0 => format!("no {what}"),
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
     }
 }
 

@@ -23,9 +23,12 @@ impl Schedule {
     /// # Errors
     /// Not a time table, or not a zone: what is wrong.
     pub(crate) fn parse(text: &str, zone: Option<&str>) -> Result<Schedule, String> {
-        let cron = CronParser::new()
-            .parse(text)
-            .map_err(|error| format!("{text:?} is no time table of cron: {error}"))?;
+        let cron = CronParser::new().parse(text).map_err(|error| {
+            format!(
+                "{text:?} is not a cron schedule: {}",
+                fault(text, &error.to_string())
+            )
+        })?;
         let zone = match zone {
             Some(name) => TimeZone::get(name).map_err(|_| format!("there is no time zone {name:?}"))?,
             None => TimeZone::system(),
@@ -39,6 +42,38 @@ impl Schedule {
         let next = self.cron.find_next_occurrence(&now, false).ok()?;
         Some(next.timestamp())
     }
+}
+
+/// The fields of a schedule with the numbers that they take, seconds first.
+const FIELDS: [(&str, u32, u32); 6] = [
+    ("second", 0, 59),
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day", 1, 31),
+    ("month", 1, 12),
+    ("weekday", 0, 7),
+];
+
+/// What is wrong with a schedule; `other`: what the parser says, where it is something else than these.
+fn fault(text: &str, other: &str) -> String {
+    let given: Vec<&str> = text.split_whitespace().collect();
+    let count = given.len();
+    if !(5..=6).contains(&count) {
+        let fields = if count == 1 { "field" } else { "fields" };
+        return format!(
+            "it has {count} {fields}, and needs 5 (minute hour day month weekday) or 6 (seconds first)"
+        );
+    }
+    for ((name, least, most), field) in FIELDS[6 - count..].iter().zip(given) {
+        let items = field.split(',').filter_map(|item| item.split('/').next());
+        let mut numbers = items
+            .flat_map(|item| item.split('-'))
+            .filter_map(|number| number.parse::<u32>().ok());
+        if let Some(wrong) = numbers.find(|number| !(*least..=*most).contains(number)) {
+            return format!("its {name} is {wrong}, and can be {least} to {most}");
+        }
+    }
+    other.to_owned()
 }
 
 /// What is due again and again, by a clock that may be set.
@@ -110,6 +145,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_schedule_is_said() {
+        for (text, expected) in [
+            (
+                "0 3 * *",
+                "it has 4 fields, and needs 5 (minute hour day month weekday) or 6 (seconds first)",
+            ),
+            (
+                "soon",
+                "it has 1 field, and needs 5 (minute hour day month weekday) or 6 (seconds first)",
+            ),
+            ("0 25 * * *", "its hour is 25, and can be 0 to 23"),
+            ("*/5 0 25 * * *", "its hour is 25, and can be 0 to 23"),
+            ("0 0 1-32 * *", "its day is 32, and can be 1 to 31"),
+            ("0 0 * 0,13 *", "its month is 0, and can be 1 to 12"),
+        ] {
+            let error = Schedule::parse(text, None).unwrap_err();
+            assert_eq!(error, format!("{text:?} is not a cron schedule: {expected}"));
+        }
+        let other = Schedule::parse("0 0 * * nay", None).unwrap_err();
+        assert!(
+            other.starts_with("\"0 0 * * nay\" is not a cron schedule: "),
+            "{other}"
+        );
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_does_not_stop_what_is_due() {
         // Each look: seconds that have passed, the clock, and whether it is due.
         for (text, looks) in [
@@ -174,7 +235,7 @@ mod tests {
             assert!(
                 Schedule::parse(wrong, None)
                     .unwrap_err()
-                    .contains("no time table"),
+                    .contains("is not a cron schedule"),
                 "{wrong}"
             );
         }

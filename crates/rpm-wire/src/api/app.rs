@@ -1,6 +1,8 @@
 //! What an app is started from: the table of its options.
 // tidy: long because it is one table
 
+mod by_key;
+
 use std::collections::BTreeMap;
 
 use super::proxy::ProxySpec;

@@ -117,7 +117,7 @@ pub struct Plan {
 /// A key whose value changes. The values of variables are not told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyChange {
-    /// Which: `script`, or `env.PORT`.
+    /// Which, as an ecosystem file has it: `script`, or `env.PORT`.
     pub key: String,
     /// What it was, as JSON; `None`: it was not there, or is not told.
     pub from: Option<String>,
@@ -126,4 +126,7 @@ pub struct KeyChange {
     /// It was there, and is not any more.
     #[serde(default)]
     pub removed: bool,
+    /// It was not there.
+    #[serde(default)]
+    pub added: bool,
 }

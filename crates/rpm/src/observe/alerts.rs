@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use rpm_observe::{Alerts, table};
-use rpm_shared::report;
+use rpm_shared::{report, tell};
 
 use crate::columns::{Side, aligned};
 
@@ -24,12 +24,12 @@ fn carried_out(what: &rpm_cli::Alerts) -> anyhow::Result<()> {
         rpm_cli::Alerts::Test { rule } => test(&alerts, *rule),
         rpm_cli::Alerts::Mute { lasting_ms } => {
             alerts.mute(Duration::from_millis(*lasting_ms))?;
-            eprintln!("nothing is sent for that time; `rpm alerts unmute` ends it");
+            tell("nothing is sent for that time; `rpm alerts unmute` ends it");
             Ok(())
         }
         rpm_cli::Alerts::Unmute => {
             alerts.mute(Duration::ZERO)?;
-            eprintln!("messages are sent again");
+            tell("messages are sent again");
             Ok(())
         }
     }
@@ -38,7 +38,7 @@ fn carried_out(what: &rpm_cli::Alerts) -> anyhow::Result<()> {
 fn list(alerts: &Alerts) -> anyhow::Result<()> {
     let rules = alerts.rules()?;
     if rules.is_empty() {
-        eprintln!("no rules; they stand in `observe.alerts` of an ecosystem file: `rpm alerts --help`");
+        tell("no rules; they stand in `observe.alerts` of an ecosystem file: `rpm alerts --help`");
         return Ok(());
     }
     let mut rows = vec![HEAD.map(str::to_owned)];
@@ -47,11 +47,13 @@ fn list(alerts: &Alerts) -> anyhow::Result<()> {
         println!("{line}");
     }
     for (number, why) in alerts.blind(&rules) {
-        eprintln!("rule {number} ({}): {why}", rules[number].on.name());
+        tell(format!("rule {number} ({}): {why}", rules[number].on.name()));
     }
     if let Some(until) = alerts.muted_until() {
         let left = until.saturating_sub(rpm_observe::now_ms()).div_ceil(60_000);
-        eprintln!("muted for {left} more minutes; `rpm alerts unmute` ends that");
+        tell(format!(
+            "muted for {left} more minutes; `rpm alerts unmute` ends that"
+        ));
     }
     Ok(())
 }
@@ -81,7 +83,7 @@ fn test(alerts: &Alerts, wanted: Option<usize>) -> anyhow::Result<()> {
                 Ok(said) => println!("rule {number} ({name}), {sink}: {said}"),
                 Err(why) => {
                     failed += 1;
-                    eprintln!("rule {number} ({name}), {sink}: {why}");
+                    tell(format!("rule {number} ({name}), {sink}: {why}"));
                 }
             }
         }

@@ -24,7 +24,11 @@ fn main() -> ExitCode {
     rpm_sys::memory::map_large_blocks();
     let called = match companion::called(std::env::args_os()) {
         Ok(called) => called,
-        Err(error) => return report(Err(error)),
+        Err(error) => {
+            // It was not called by `rpm`: how that is called is not known.
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
     };
     rpm_cli::set_program(called.program);
     match rpm_cli::parse(called.words) {

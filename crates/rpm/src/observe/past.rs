@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use rpm_observe::{FIGURES, Past, now_ms, past};
-use rpm_shared::report;
+use rpm_shared::{report, tell};
 use serde_json::{Map, Value, json};
 
 use crate::columns::{Side, aligned};
@@ -52,7 +52,7 @@ fn carried_out(wish: &rpm_cli::Past) -> anyhow::Result<()> {
         return Ok(());
     }
     if all.is_empty() {
-        eprintln!("nothing is recorded of that time; `rpm observe on` records while it runs");
+        tell("nothing is recorded of that time; `rpm observe on` records while it runs");
         return Ok(());
     }
     all.sort_by(|one, other| {

@@ -130,10 +130,16 @@ pub(super) const PAGES: &[Page] = &[
     ),
     page(
         "monit",
-        "A row for each app; Space opens it to its instances, and during a reload to the old and the new workers. Enter shows facts and charts, l \
-         the output alone, where / searches and n and N go on. r reloads, t restarts, s stops, S starts what is chosen, + and - scale it, each \
-         after a y. : is for commands, which Tab completes. ? shows all keys. The mouse chooses, orders by columns and scrolls; m gives it back \
-         to the terminal. Esc goes back, q quits. If the daemon ends, the screen says so and waits for the next one; it starts none. \
+        "A row for each app. Keys (? shows all of them):\n\n\
+         \x20 Space     open an app to its instances, and during a reload to old and new workers\n\
+         \x20 Enter     facts and charts\n\
+         \x20 l         the output alone: / searches, n and N go on\n\
+         \x20 r t s S   reload, restart, stop, start what is chosen (y confirms)\n\
+         \x20 + -       scale it (y confirms)\n\
+         \x20 :         a command, which Tab completes\n\
+         \x20 m         give the mouse back to the terminal, or take it again\n\
+         \x20 Esc q     go back, quit\n\n\
+         The mouse chooses, orders by columns and scrolls. If the daemon ends, the screen says so and waits for the next one; it starts none. \
          NO_COLOR and --no-color are respected.",
         &[("monit", "")],
     ),
@@ -246,7 +252,11 @@ pub(super) const PAGES: &[Page] = &[
     page("prettylist", "", &[("prettylist", "")]),
     page("pid", "", &[("pid api", ""), ("pid", "of all")]),
     page("id", "", &[("id api", "")]),
-    page("env", "", &[("env 0", "")]),
+    page(
+        "env",
+        "Without those that rpm adds for each process, such as NODE_APP_INSTANCE.",
+        &[("env 0", "")],
+    ),
     page(
         "observe",
         "Serves GET /metrics until it is interrupted, whether the daemon runs or not: `rpm_up` says which. \
