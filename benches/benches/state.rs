@@ -81,7 +81,7 @@ fn process(worker: WorkerId, app: u32, instance: u32) -> Process {
             reports: Some(token + 4),
             stdin: None,
         },
-        bereft: false,
+        without_keeper: false,
         listeners: BTreeSet::from([10_000 + instance]),
     }
 }

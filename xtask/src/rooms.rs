@@ -72,10 +72,11 @@ fn methods_of(name: &str, text: &str) -> usize {
     let begin = format!("\nimpl {name} {{\n");
     let blocks = text.split(begin.as_str()).skip(1);
     let bodies = blocks.map(|block| block.split("\n}\n").next().unwrap_or_default());
+    let is_before = |word: &&str| word.starts_with("pub") || ["async", "const", "unsafe"].contains(word);
     let is_method = |line: &&str| {
         let indented = line.strip_prefix("    ").filter(|line| !line.starts_with(' '));
-        indented.is_some_and(|line| line.split('(').next().is_some_and(|head| head.contains("fn ")))
-            && !line.trim_start().starts_with("//")
+        let mut words = indented.into_iter().flat_map(str::split_whitespace);
+        words.find(|word| !is_before(word)) == Some("fn")
     };
     bodies.map(|body| body.lines().filter(is_method).count()).sum()
 }
@@ -207,8 +208,8 @@ mod tests {
 
     #[test]
     fn methods_are_counted() {
-        let text = "struct A;\n\nimpl A {\n    /// A fn (of it).\n    pub(super) fn one() {\n        fn inner() {}\n    }\n\n    \
-                    async fn two(&self) {}\n}\n\nimpl B {\n    fn other() {}\n}\n\nfn free() {}\n";
+        let text = "struct A;\n\nimpl A {\n    /// A fn (of it).\n    pub(super) fn one() {\n        fn inner() {}\n    }\n\n\
+                    \x20   async fn two(&self) {}\n}\n\nimpl B {\n    fn other() {}\n}\n\nfn free() {}\n";
         assert_eq!((methods_of("A", text), methods_of("B", text)), (2, 1));
     }
 

@@ -330,7 +330,8 @@ impl Group {
             true => !inherited,
             false => self.steering.can_migrate() && !slot.is_private(),
         };
-        let last = self.slots.is_empty() && inherited && !slot.is_private();
+        let alone = self.slots.is_empty() && self.foreign.is_empty() && self.front.is_empty();
+        let last = alone && inherited && !slot.is_private();
         // If it cannot be done, those who come in the next moment are reset.
         let _held_off = last.then(|| guard::hold_off(slot.fd.as_fd()));
         let mut left = if migrates {

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libc::sock_filter;
 use socket2::SockRef;
@@ -107,7 +107,8 @@ impl Pass {
     }
 }
 
-/// Removes the pass from the packets of a connection that is established: only its SYN needs it.
+/// Removes the pass from the packets that this side sends on a connection that is established: only its SYN needs it. (The kernel has
+/// copied it for the answers of the other side, which are 20 bytes longer.)
 ///
 /// # Errors
 /// `EBADF`.
@@ -116,26 +117,37 @@ pub fn conceal(socket: impl AsFd) -> io::Result<()> {
 }
 
 /// A listener that lets nobody in: its queue is full, so further SYNs are dropped, as by a packet filter. It shares the address of
-/// `like`, and its user.
+/// `like`, and its user. `pass` is what the connections that fill it show, where others do not get there yet.
 ///
 /// # Errors
 /// As [`socket::bind_tcp`]; `WouldBlock` if its queue cannot be filled within `within`.
-pub fn sink(like: BorrowedFd<'_>, within: Duration) -> io::Result<OwnedFd> {
+pub fn sink(like: BorrowedFd<'_>, pass: Option<&Pass>, within: Duration) -> io::Result<OwnedFd> {
     let address = socket::local_addr(like)?;
-    let sink = socket::bind_tcp_for(Some(socket::owner(like)?), address, false)?;
-    // Room for one connection.
-    socket::listen(&sink, 0)?;
-    fill(address, within);
-    match socket::accept_queue(&sink)? {
-        queue if queue.len > queue.max => Ok(sink),
-        _ => Err(io::ErrorKind::WouldBlock.into()),
+    let only_v6 = address.is_ipv6() && SockRef::from(&like).only_v6()?;
+    let sink = socket::bind_tcp_for(Some(socket::owner(like)?), address, only_v6)?;
+    // Room for two. With none, kernels before 2025 take the queue of handshakes for full, and drop SYNs or answer with cookies.
+    socket::listen(&sink, 1)?;
+    let until = Instant::now() + within;
+    loop {
+        fill(address, pass, within);
+        // A connection is in the queue when the kernel has worked off its last packet.
+        let queue = socket::accept_queue(&sink)?;
+        if queue.len > queue.max {
+            return Ok(sink);
+        }
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
     }
 }
 
-/// Opens a connection and resets it. It stays in the queue, but is no connection any more. If it is not accepted, another one was there
-/// before it.
-fn fill(address: SocketAddr, within: Duration) {
+/// Opens a connection and resets it. It stays in the queue, but is no connection any more. If it is not accepted, others were there before
+/// it.
+fn fill(address: SocketAddr, pass: Option<&Pass>, within: Duration) {
     let _ = socket::connect_with(address, within, |client| {
+        if let Some(pass) = pass {
+            pass.show(client)?;
+        }
         SockRef::from(&client).set_linger(Some(Duration::ZERO))
     });
 }

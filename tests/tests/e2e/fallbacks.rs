@@ -109,16 +109,22 @@ fn fork_mode_is_restarted() {
 #[test]
 fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
     let test = "a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else";
-    let Some(rpm) = Rpm::unprivileged(test) else {
+    // An unprivileged one gives no program the rights of its owner.
+    let Some(rpm) = Rpm::capable(test, "cap_net_bind_service+ep") else {
         return;
     };
     let place = Place::new();
-    let sleeps = place.path().join("sleeps");
-    std::fs::copy("/bin/sleep", &sleeps).expect("it can be read");
-    std::fs::set_permissions(&sleeps, std::fs::Permissions::from_mode(0o4755)).expect("it is ours");
+    // As sudo does: it becomes root altogether.
+    let becomes = place.path().join("becomes");
+    std::fs::copy("/usr/bin/setpriv", &becomes).expect("it can be read");
+    std::fs::set_permissions(&becomes, std::fs::Permissions::from_mode(0o4755)).expect("it is ours");
     let script = place.write(
         "crashes.sh",
-        &format!("{} 20 & echo $! >&2\nsleep 0.3\nexit 1\n", sleeps.display()),
+        // Between the two is one that can be ended, and is found.
+        &format!(
+            "sh -c '{} --ruid=0 sleep 20 & echo $! >&2; wait' &\nsleep 0.3\nexit 1\n",
+            becomes.display()
+        ),
     );
     rpm.ok([
         "start",
@@ -136,7 +142,7 @@ fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
     rpm.ok(["delete", "web"]);
     for pid in String::from_utf8_lossy(&rpm.output("web", "error", None)).lines() {
         let pid = pid.parse().expect("a pid");
-        if name(pid).contains("sleeps") {
+        if name(pid) == "sleep" {
             signal(pid, "KILL");
         }
     }

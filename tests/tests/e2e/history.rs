@@ -98,7 +98,7 @@ fn history_outlives_the_process_that_records_it() {
     });
     let old = begun.iter().find(|(at, _)| *at == busy.0);
     assert!(old.is_none_or(|(_, values)| values[0].is_none()), "{begun:?}");
-    let aside = fs::metadata(path.with_extension("damaged")).expect("it is set aside");
+    let aside = fs::metadata(path.with_extension("before")).expect("it is set aside");
     assert_eq!(aside.len(), whole.len() as u64 - 1);
     let logs = rpm.ok(["logs", "rpm-observe", "--nostream"]);
     assert!(logs.contains("history.bin cannot be read: it is cut"), "{logs}");

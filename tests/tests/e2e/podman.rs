@@ -183,7 +183,8 @@ fn an_image_of_the_documented_dockerfile() {
     copy_program(rpm.binary(), &base.join("root"), "/usr/local/bin/rpmx");
     podman.import(&base.join("root"), "docker.io/library/node:22-slim");
     let app = podman.context("app");
-    fs::copy(base.join("root/usr/local/bin/rpmx"), app.join("rpmx")).expect("a copy");
+    fs::create_dir_all(app.join("target/dist")).expect("a directory");
+    fs::copy(base.join("root/usr/local/bin/rpmx"), app.join("target/dist/rpm")).expect("a copy");
     let server = "require('http').createServer((_, answer) => answer.end('here')).listen(+process.env.PORT); console.log('started');";
     fs::write(app.join("server.js"), server).expect("a file");
     let dockerfile = fs::read_to_string(repository().join("packaging/docker/Dockerfile.node"));

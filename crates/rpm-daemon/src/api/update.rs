@@ -117,10 +117,7 @@ async fn hand_on(handle: &Handle, to: Successor) -> ApiError {
         tokio::task::yield_now().await;
     }
     let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
-    failure(
-        "the daemon was busy all the time",
-        Some("`rpm update` tries again"),
-    )
+    failure("the daemon was busy all the time", Some("run `rpm update` again"))
 }
 
 /// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.

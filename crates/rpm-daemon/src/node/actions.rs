@@ -64,7 +64,7 @@ impl Actions {
         if bytes.len() > CALL_BYTES {
             return Err(failure(
                 format!("a call of {} bytes is too long", bytes.len()),
-                Some("1 MiB is the most; pass the rest by a file, and its path"),
+                Some("1 MiB is the most; put the data in a file, and pass its path"),
             ));
         }
         self.called.retain(|called| !called.answers.is_closed());

@@ -112,12 +112,17 @@ impl Orders<'_> {
                 .instance(*id)
                 .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
         });
+        let is_none = whole.is_empty();
+        // Before anything is changed: it may fail.
+        let renewed = self.renew(whole, env)?;
         // What was stopped first: to start an instance ends a reload that has begun.
         let mut accepted = Vec::new();
-        if !hard.is_empty() || whole.is_empty() {
+        if !hard.is_empty() || is_none {
             accepted.extend(self.restart(&hard, env)?);
         }
-        accepted.extend(self.renew_and_replace(whole, env, manner)?);
+        for (app, revision) in renewed {
+            accepted.push(self.replace(app, revision, manner)?);
+        }
         Ok(accepted)
     }
 

@@ -123,10 +123,10 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
             ProcessTree::Remains { left, .. } => {
                 let before = left.len();
                 signal_each(worker, left, signal);
-                // What is left out is waited for no longer, if nothing else is.
-                if left.len() < before && left.iter().all(|process| process.peek().unwrap_or(true)) {
-                    let (events, gone) = (self.events.clone(), ProcessEvent::TreeGone(worker));
-                    tokio::spawn(async move { events.send(gone.into()).await });
+                // What is left out is waited for no longer. That of before goes on waiting, and what it reports then means nothing.
+                if left.len() < before {
+                    let left = left.clone();
+                    self.await_remains(worker, left);
                 }
                 Ok(())
             }

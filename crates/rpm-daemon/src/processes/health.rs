@@ -267,13 +267,14 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_refused() {
-        let with = |change: fn(&mut HealthCheck)| {
+        type Change = fn(&mut HealthCheck);
+        let with = |change: Change| {
             let mut check = HealthCheck::of("/health".to_owned());
             change(&mut check);
             check_values(&check).map_err(|refused| refused.error)
         };
         assert_eq!(with(|_| {}), Ok(()));
-        let changes: [(fn(&mut HealthCheck), &str); 5] = [
+        let changes: [(Change, &str); 5] = [
             (|check| check.path = "health".to_owned(), "invalid"),
             (|check| check.status = 99, "invalid"),
             (|check| check.threshold = 0, "invalid"),

@@ -28,6 +28,10 @@ impl Supervisor {
                 instance,
                 number,
             } => {
+                // A new instance has logs of its own, which are no changes of the app.
+                if self.catalog().is_watched(app) {
+                    self.upkeep.outdate();
+                }
                 self.launching()
                     .spawn(worker, app, revision, Place { instance, number });
             }

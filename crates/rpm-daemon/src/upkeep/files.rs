@@ -16,7 +16,7 @@ use tracing::warn;
 
 pub(crate) use rules::check;
 
-use rules::Rules;
+use rules::{Ours, Rules};
 use watcher::Watcher;
 
 /// Changes that come so close together are one: a file that is written is not read halfway.
@@ -28,8 +28,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     spec: WatchSpec,
-    /// What the daemon writes itself.
-    ours: Vec<PathBuf>,
+    ours: Ours,
     /// The thread ends when this is closed.
     _thread: UnixStream,
 }
@@ -42,6 +41,7 @@ impl FileWatch {
         changed: impl Fn(&Path) -> bool + Send + 'static,
     ) -> std::io::Result<FileWatch> {
         let (held, end) = UnixStream::pair()?;
+        let ours = Ours::new(ours);
         let (wanted, written) = (spec.clone(), ours.clone());
         let delay = Duration::from_millis(spec.delay_ms);
         // Here, so that whoever starts it hears when the user has too many of them, and tries again.
@@ -50,8 +50,9 @@ impl FileWatch {
             .name("rpm-watch".to_owned())
             .stack_size(512 * 1024)
             .spawn(move || {
-                let rules = Rules::new(&wanted, written, |path| path.symlink_metadata().is_ok());
-                if let Err(error) = run(Watcher::open(inotify, rules), &end, delay, &changed) {
+                let rules = Rules::new(&wanted, written.clone(), |path| path.symlink_metadata().is_ok());
+                let watcher = Watcher::open(inotify, rules);
+                if let Err(error) = run(watcher, &end, delay, &written, &changed) {
                     warn!(%error, "files are not watched any more; stop and start the app to have them watched again");
                 }
             })?;
@@ -62,9 +63,13 @@ impl FileWatch {
         })
     }
 
-    /// Whether it watches just that, and leaves out just these.
-    pub(crate) fn is_of(&self, spec: &WatchSpec, ours: &[PathBuf]) -> bool {
-        &self.spec == spec && self.ours == ours
+    pub(crate) fn is_of(&self, spec: &WatchSpec) -> bool {
+        &self.spec == spec
+    }
+
+    /// These are the files that the daemon writes itself from now on. What was seen of them in the last moment does not count either.
+    pub(crate) fn leave_out(&self, ours: Vec<PathBuf>) {
+        self.ours.set(ours);
     }
 }
 
@@ -72,7 +77,7 @@ impl FileWatch {
 struct Due {
     at: Instant,
     latest: Instant,
-    /// Of the first.
+    /// Of the first that is not the daemon's.
     path: PathBuf,
 }
 
@@ -99,12 +104,14 @@ fn run(
     mut watcher: Watcher,
     end: &UnixStream,
     delay: Duration,
+    ours: &Ours,
     changed: &dyn Fn(&Path) -> bool,
 ) -> std::io::Result<()> {
     let mut due: Option<Due> = None;
     loop {
         let now = Instant::now();
         if let Some(over) = due.take_if(|due| due.at <= now)
+            && !ours.explain(&over.path)
             && !changed(&over.path)
         {
             return Ok(());
@@ -113,7 +120,8 @@ fn run(
         if has_ended(&watcher, end, left)? {
             return Ok(());
         }
-        if let Some(path) = watcher.changed()? {
+        if let Some(path) = watcher.changed(ours)? {
+            due = due.filter(|due| !ours.explain(&due.path));
             due = Some(Due::changed(due, path, delay, Instant::now()));
         }
     }
@@ -175,8 +183,6 @@ mod tests {
             sender.send(path.to_owned()).is_ok()
         })
         .unwrap();
-        let logs = [dir.join("x.log")];
-        assert!(watch.is_of(&spec, &[]) && !watch.is_of(&spec, &logs));
         let bound = Duration::from_secs(10);
         // The thread may not be watching yet.
         let first = || {
@@ -197,6 +203,11 @@ mod tests {
         assert_eq!(changes.recv_timeout(bound).unwrap(), dir.join("new"));
         std::fs::write(dir.join("new/b.js"), "x").unwrap();
         assert_eq!(changes.recv_timeout(bound).unwrap(), dir.join("new/b.js"));
+        watch.leave_out(vec![dir.join("new/own.txt"), dir.join("logs/own.log")]);
+        std::fs::create_dir(dir.join("logs")).unwrap();
+        std::fs::write(dir.join("new/own.txt"), "x").unwrap();
+        std::fs::write(dir.join("new/c.js"), "x").unwrap();
+        assert_eq!(changes.recv_timeout(bound).unwrap(), dir.join("new/c.js"));
         drop(watch);
         std::fs::remove_dir_all(dir).unwrap();
     }

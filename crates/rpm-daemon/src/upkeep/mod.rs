@@ -134,10 +134,9 @@ impl Upkeep {
             self.watches.remove(&app);
             return;
         };
-        // A new instance has log files of its own: as changes of the app they would restart it again and again.
-        let known = self.watches.get(&app);
-        if known.is_some_and(|watch| watch.is_of(spec, &wants.written)) {
-            return;
+        if let Some(watch) = self.watches.get(&app).filter(|watch| watch.is_of(spec)) {
+            // A new instance has log files of its own: as changes of the app they would restart it again and again.
+            return watch.leave_out(wants.written);
         }
         let events = events.clone();
         let changed = move |path: &Path| {

@@ -194,6 +194,9 @@ impl Outbox {
         if lane.waiting.len() - lane.in_flight > WAITING {
             lane.waiting.remove(lane.in_flight);
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
+            if let Some(standing) = self.counts.standing(sink) {
+                standing.gave_up(1, "too many wait", now_ms());
+            }
             eprintln!(
                 "alerts: the oldest for {} was dropped: {WAITING} wait",
                 sink.shown()
@@ -225,7 +228,11 @@ impl Outbox {
                 let lost = messages as u64;
                 self.counts.failed.fetch_add(lost, Ordering::Relaxed);
                 if let Some(standing) = self.counts.standing(&sink) {
-                    standing.gave_up(lost, "it could not be written, by a fault of rpm", now_ms());
+                    standing.gave_up(
+                        lost,
+                        "an internal error of rpm: it could not be written",
+                        now_ms(),
+                    );
                 }
                 eprintln!("alerts: {}: messages that are lost: {lost}", sink.shown());
             }

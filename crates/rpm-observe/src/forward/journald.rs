@@ -48,7 +48,8 @@ pub(super) fn message(record: &Record, destination: &Destination) -> Vec<u8> {
     }
     for (name, value) in &destination.labels {
         let name = field(name);
-        if !known.iter().any(|(known, _)| *known == name) && !name.is_empty() {
+        let is_ours = ["MESSAGE", "SYSLOG_TIMESTAMP"].contains(&name.as_str());
+        if !is_ours && !known.iter().any(|(known, _)| *known == name) && !name.is_empty() {
             put(&mut bytes, &name, value);
         }
     }

@@ -351,7 +351,7 @@ fn a_divided_address_lets_in_who_shows_the_pass() {
     let pass = Pass::new([7; 16]);
     let slot = bind_tcp(LOCAL, false).unwrap();
     let address = local_addr(&slot).unwrap();
-    let sink = pass::sink(slot.as_fd(), WITHIN).unwrap();
+    let sink = pass::sink(slot.as_fd(), None, WITHIN).unwrap();
     pass.divide(sink.as_fd(), Places { shown: 1, others: 0 }).unwrap();
     listen(&slot, 8).unwrap();
     let plain = || TcpStream::connect_timeout(&address, WITHIN).map(drop);
@@ -372,7 +372,7 @@ fn a_divided_address_lets_in_who_shows_the_pass() {
     plain().unwrap();
     assert!(accept(&slot).unwrap().is_some());
     pass.divide(slot.as_fd(), Places { shown: 0, others: 1 }).unwrap();
-    let _sink = pass::sink(slot.as_fd(), WITHIN).unwrap();
+    let _sink = pass::sink(slot.as_fd(), None, WITHIN).unwrap();
     is_divided();
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regex_lite::Regex;
 use rpm_wire::api::WatchSpec;
@@ -18,8 +19,37 @@ const LINKS: usize = 40;
 pub(super) struct Rules {
     pub(super) roots: Vec<Root>,
     ignore: Vec<Pattern>,
-    /// Files that the daemon writes itself.
-    ours: Vec<PathBuf>,
+    ours: Ours,
+}
+
+/// Files that the daemon writes itself, which are no changes of the app. A new instance has some of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ours(Arc<Mutex<Vec<PathBuf>>>);
+
+impl Ours {
+    pub(super) fn new(files: Vec<PathBuf>) -> Ours {
+        Ours(Arc::new(Mutex::new(files)))
+    }
+
+    /// It is these from now on.
+    pub(super) fn set(&self, files: Vec<PathBuf>) {
+        *self.files() = files;
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let is_ours = |ours: &PathBuf| path.starts_with(ours) || is_numbered(ours, path);
+        self.files().iter().any(is_ours)
+    }
+
+    /// True for one of them, and for a directory that was made for them.
+    pub(super) fn explain(&self, path: &Path) -> bool {
+        let is_around = |ours: &PathBuf| ours.parent() == Some(path);
+        self.has(path) || self.files().iter().any(is_around)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is watched with all that is in it: a path, or those that a pattern means.
@@ -42,7 +72,7 @@ enum Fit {
 
 impl Rules {
     /// `exists`: is there something of this name? Then it is meant, whatever is in the name.
-    pub(super) fn new(spec: &WatchSpec, ours: Vec<PathBuf>, exists: impl Fn(&Path) -> bool) -> Rules {
+    pub(super) fn new(spec: &WatchSpec, ours: Ours, exists: impl Fn(&Path) -> bool) -> Rules {
         let roots = spec.paths.iter().flat_map(|path| match exists(Path::new(path)) {
             true => vec![Root::plain(path)],
             false => Root::parse(path),
@@ -69,8 +99,7 @@ impl Rules {
     }
 
     fn best(&self, path: &Path) -> Fit {
-        let is_ours = |ours: &PathBuf| path.starts_with(ours) || is_numbered(ours, path);
-        if self.ours.iter().any(is_ours) {
+        if self.ours.has(path) {
             return Fit::Not;
         }
         let fits = self.roots.iter().map(|root| self.fit(root, path));

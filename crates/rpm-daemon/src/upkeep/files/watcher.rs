@@ -15,7 +15,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::rules::{Found, Lookout, Rules, is_touched, lookouts};
+use super::rules::{Found, Lookout, Ours, Rules, is_touched, lookouts};
 
 /// Directories that are watched for one app: each takes a watch of the user's (fs.inotify.max_user_watches).
 const DIRECTORIES: usize = 100_000;
@@ -111,16 +111,16 @@ impl Watcher {
         watcher
     }
 
-    /// Hears what the kernel has to tell. The first file whose change matters.
+    /// Hears what the kernel has to tell. The first file whose change matters, and that is not there for `ours`.
     ///
     /// # Errors
     /// It cannot be heard any more.
-    pub(super) fn changed(&mut self) -> io::Result<Option<PathBuf>> {
+    pub(super) fn changed(&mut self, ours: &Ours) -> io::Result<Option<PathBuf>> {
         let mut first = None;
         let mut stale = false;
         for notice in self.heard()? {
             let (changed, moved) = self.weigh(&notice);
-            first = first.or(changed);
+            first = first.or(changed.filter(|path| !ours.explain(path)));
             stale |= moved;
         }
         if stale {

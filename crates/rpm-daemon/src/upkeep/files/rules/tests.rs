@@ -51,7 +51,7 @@ fn rules(paths: &[&str]) -> Rules {
         ignore: vec!["*.tmp".to_owned()],
         delay_ms: 0,
     };
-    Rules::new(&spec, vec!["/srv/web/own".into()], |path| {
+    Rules::new(&spec, Ours::new(vec!["/srv/web/own".into()]), |path| {
         path.ends_with("[id].*")
     })
 }

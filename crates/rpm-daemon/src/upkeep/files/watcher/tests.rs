@@ -29,7 +29,7 @@ fn open(dir: &Path, paths: &[&str]) -> Watcher {
         ignore: vec!["*.log".to_owned()],
         delay_ms: 0,
     };
-    let rules = Rules::new(&spec, vec![dir.join("own.log")], |path| {
+    let rules = Rules::new(&spec, Ours::new(vec![dir.join("own.log")]), |path| {
         path.symlink_metadata().is_ok()
     });
     Watcher::open(Watcher::init().unwrap(), rules)
@@ -201,14 +201,18 @@ fn changes_are_seen_after_what_was_watched_has_been_made_anew() {
         let mut watcher = open(&dir, paths);
         for (at, (step, expected)) in steps.iter().enumerate() {
             act(&dir, step);
-            let told = watcher.changed().unwrap();
+            let told = watcher.changed(&Ours::default()).unwrap();
             let told = told.map(|path| path.strip_prefix(&dir).unwrap().display().to_string());
             assert_eq!(
                 told.as_deref().unwrap_or_default(),
                 *expected,
                 "{paths:?}: step {at}, {step}"
             );
-            assert_eq!(watcher.changed().unwrap(), None, "{paths:?}: step {at}, {step}");
+            assert_eq!(
+                watcher.changed(&Ours::default()).unwrap(),
+                None,
+                "{paths:?}: step {at}, {step}"
+            );
         }
         drop(watcher);
         fs::remove_dir_all(dir).unwrap();
