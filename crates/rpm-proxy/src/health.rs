@@ -1,6 +1,7 @@
 //! Active health checks of upstreams.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,34 @@ use crate::upstream::{Upstream, UpstreamId};
 /// Pause while no checks are configured.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Who hears that an upstream fails its checks, with the reason, or passes them again.
+#[derive(Clone)]
+pub struct HealthReports(Arc<Hear>);
+
+type Hear = dyn Fn(UpstreamId, Option<String>) + Send + Sync;
+
+impl HealthReports {
+    /// `hear` is called on a thread of the proxy, so it must not wait; without a reason, the upstream passes again.
+    pub fn new(hear: impl Fn(UpstreamId, Option<String>) + Send + Sync + 'static) -> HealthReports {
+        HealthReports(Arc::new(hear))
+    }
+}
+
+impl fmt::Debug for HealthReports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HealthReports")
+    }
+}
+
+/// A front does the same, whoever hears of it.
+impl PartialEq for HealthReports {
+    fn eq(&self, _: &HealthReports) -> bool {
+        true
+    }
+}
+
+impl Eq for HealthReports {}
+
 /// Checks all upstreams, until it is dropped.
 pub(crate) async fn check(front: Arc<Front>) {
     // Consecutive results: successful checks above 0, failed ones below.
@@ -43,25 +72,40 @@ pub(crate) async fn check(front: Arc<Front>) {
         let set = front.upstreams.load_full();
         rows.retain(|id, _| set.has(*id));
         for upstream in &set.list {
-            let healthy = matches!(timeout(check.timeout, check_one(upstream, check)).await, Ok(Some(status)) if status == check.status);
+            let failing = failing(upstream, check).await;
             let row = rows.entry(upstream.id()).or_insert(0);
-            *row = if healthy {
-                (*row).max(0) + 1
-            } else {
-                (*row).min(0) - 1
+            *row = match &failing {
+                None => (*row).max(0) + 1,
+                Some(_) => (*row).min(0) - 1,
             };
             let worker = upstream.key();
             if *row >= i64::from(check.good) && upstream.set_ill(false) {
                 info!(worker, "worker passes its health check again");
+                check.reports.0(upstream.id(), None);
             } else if *row <= -i64::from(check.bad) && !upstream.set_ill(true) {
                 warn!(
                     worker,
                     path = check.path,
                     "worker fails its health check: it gets no requests while others are healthy"
                 );
+                check.reports.0(upstream.id(), failing);
             }
         }
         sleep(check.interval).await;
+    }
+}
+
+/// Why the check of an upstream fails; `None`: it does not.
+async fn failing(upstream: &Upstream, check: &Check) -> Option<String> {
+    let path = &check.path;
+    match timeout(check.timeout, check_one(upstream, check)).await {
+        Ok(Some(status)) if status == check.status => None,
+        Ok(Some(status)) => Some(format!("{path} is answered with status {status}")),
+        Ok(None) => Some(format!("{path} is not answered")),
+        Err(_) => Some(format!(
+            "{path} is not answered within {} ms",
+            check.timeout.as_millis()
+        )),
     }
 }
 

@@ -42,6 +42,7 @@ pub use access_log::{LogSettings, Opener};
 pub use address::{Address, Credentials};
 pub use balance::UpstreamPolicy;
 pub use front::{BOUNDS_MS, Figures, Front, Unusable};
+pub use health::HealthReports;
 pub use rpm_tls::{Certificate, check as check_certificates};
 pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};
 pub use threads::Proxy;

@@ -7,6 +7,7 @@ use rpm_tls::Certificate;
 
 use crate::access_log::LogSettings;
 use crate::balance::UpstreamPolicy;
+use crate::health::HealthReports;
 use crate::network::Network;
 use crate::trace::Tracing;
 
@@ -130,6 +131,8 @@ pub struct Check {
     pub good: u32,
     /// Failed checks in a row after which it is unhealthy.
     pub bad: u32,
+    /// Who hears of either.
+    pub reports: HealthReports,
 }
 
 /// The size is not within [`HEAD_SIZES`].

@@ -112,7 +112,7 @@ triggers! {
     Frozen = "frozen", None, None, None;
     /// a reload was undone: the old workers serve on
     ReloadFailed = "reload-failed", None, None, None;
-    /// a new worker of a reload does not pass its health check
+    /// a new worker of a reload, or one behind the proxy (`--check-interval`), does not pass its health check
     Unhealthy = "unhealthy", None, None, None;
     /// a worker was replaced, because it used more memory than it may
     MemoryLimit = "memory-limit", None, None, None;

@@ -282,12 +282,12 @@ kinds! {
         /// How many it has now.
         to: u32,
     }
-    /// A new worker of a reload fails its health check.
+    /// A worker fails its health check: a new one of a reload, or one behind the proxy (`check_interval`).
     Unhealthy = "unhealthy" {
         /// What it answered.
         why: String,
     }
-    /// A new worker of a reload passes its health check.
+    /// A worker passes its health check.
     Healthy = "healthy" {}
     /// An app is restarted, because a file has changed (`watch`).
     Watch = "watch" {

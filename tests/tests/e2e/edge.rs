@@ -300,6 +300,9 @@ fn a_worker_that_fails_its_health_check_gets_nothing() {
             .collect()
     };
     wait_until("it is found out", BOUND, circuits, |circuits| circuits.len() == 1);
+    let event = "fails its health check: /health is answered with status";
+    let events = || rpm.ok(["events"]);
+    wait_until("it is an event", BOUND, events, |events| events.contains(event));
     for _ in 0..20 {
         let body: Value = serde_json::from_str(&connection.get("/").body).expect("JSON");
         assert_ne!(body["number"], ill, "{body}");

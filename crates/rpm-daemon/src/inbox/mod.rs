@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rpm_core::protocol::Outcome;
-use rpm_core::{InstanceId, WorkerId};
+use rpm_core::{InstanceId, SlotId, WorkerId};
 use rpm_wire::api::{
     ApiError, ChangeReply, MessageRequest, ScrapedPage, SendRequest, SignalRequest, TargetsRequest,
     TriggerReply, TriggerRequest,
@@ -43,6 +43,8 @@ pub(crate) enum Event {
     Agent(AgentEvent),
     /// The health check of a worker needs something, or has an outcome.
     Health(HealthEvent),
+    /// The worker of a slot behind the proxy fails its health check, with the reason, or passes it again.
+    Upstream(SlotId, Option<String>),
     /// A worker that has drained has given its last page of metrics, or none.
     LastPage(WorkerId, Option<ScrapedPage>),
     /// Another task has a question, which is answered between two steps.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rpm_core::{AppId, Core, GroupId};
 use rpm_keeper::Kept;
 use rpm_listen::{Listeners, Upstream};
-use rpm_proxy::{Figures, Front, Proxy, SPANS, Spans, Target, UpstreamFigures, UpstreamId};
+use rpm_proxy::{Figures, Front, HealthReports, Proxy, SPANS, Spans, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -20,7 +20,7 @@ use crate::apps::revision::Version;
 use crate::persist::state::Store;
 use crate::proxy::credentials::private;
 use crate::proxy::redirect::Redirect;
-use crate::proxy::settings::settings;
+use crate::proxy::settings::{Hearers, settings};
 use crate::workers::worker::Workers;
 
 /// Settings that the first client waits for are tried again after so long.
@@ -32,19 +32,7 @@ pub(crate) struct Fronts {
     open: BTreeMap<GroupId, Open>,
     /// Sockets that workers have kept for this daemon, until all fronts are open.
     pub(crate) kept: Vec<Kept<OwnedFd>>,
-    /// Of sampled requests at all addresses.
-    spans: Arc<Spans>,
-}
-
-impl Default for Fronts {
-    fn default() -> Fronts {
-        Fronts {
-            proxy: None,
-            open: BTreeMap::new(),
-            kept: Vec::new(),
-            spans: Arc::new(Spans::new(SPANS)),
-        }
-    }
+    hearers: Hearers,
 }
 
 /// What the proxy goes by: lent by the supervisor.
@@ -76,6 +64,17 @@ struct Open {
 }
 
 impl Fronts {
+    /// None yet. `health` hears of workers that fail their health check.
+    pub(crate) fn new(health: HealthReports) -> Fronts {
+        let spans = Arc::new(Spans::new(SPANS));
+        Fronts {
+            proxy: None,
+            open: BTreeMap::new(),
+            kept: Vec::new(),
+            hearers: Hearers { spans, health },
+        }
+    }
+
     /// What the fronts of an app have done.
     pub(crate) fn figures(&self, app: AppId) -> impl Iterator<Item = Figures> {
         let ours = self.open.values().filter(move |open| open.app == app);
@@ -84,7 +83,7 @@ impl Fronts {
 
     /// The spans of sampled requests.
     pub(crate) fn spans(&self) -> Arc<Spans> {
-        Arc::clone(&self.spans)
+        Arc::clone(&self.hearers.spans)
     }
 
     /// What is known of the upstreams of a front.
@@ -165,7 +164,7 @@ impl Fronts {
         if !version.delivery().is_fronted() || self.open.values().any(|open| open.is_set && same(open)) {
             return None;
         }
-        let refused = Front::new().set(settings(spec, &self.spans)).err()?;
+        let refused = Front::new().set(settings(spec, &self.hearers)).err()?;
         Some(format!("{} cannot be behind the proxy: {refused}", spec.name))
     }
 }
@@ -187,7 +186,7 @@ pub(crate) enum Parting {
 struct Means<'m> {
     proxy: &'m Proxy,
     kept: &'m mut Vec<Kept<OwnedFd>>,
-    spans: &'m Arc<Spans>,
+    hearers: &'m Hearers,
 }
 
 impl Open {
@@ -206,7 +205,7 @@ impl Open {
             return;
         };
         self.spec = Some((Arc::clone(new), Instant::now()));
-        match self.front.set(settings(new, means.spans)) {
+        match self.front.set(settings(new, means.hearers)) {
             Ok(()) => (self.is_set, self.trouble) = (true, None),
             Err(error) => {
                 let told = self.trouble.replace(error.to_string());
@@ -272,7 +271,7 @@ impl Fronts {
                 let mut means = Means {
                     proxy,
                     kept: &mut self.kept,
-                    spans: &self.spans,
+                    hearers: &self.hearers,
                 };
                 open.tell(&fronted, spec, &mut means);
             }

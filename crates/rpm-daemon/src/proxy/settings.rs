@@ -6,7 +6,8 @@ use std::time::Duration;
 use rpm_proxy::network::Network;
 use rpm_proxy::trace::context::SampledPart;
 use rpm_proxy::{
-    Certificate, Check, LogSettings, Opener, Settings, Spans, Tracing, UpstreamPolicy, head_size,
+    Certificate, Check, HealthReports, LogSettings, Opener, Settings, Spans, Tracing, UpstreamPolicy,
+    head_size,
 };
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 use rpm_wire::ratio::Ratio;
@@ -140,8 +141,17 @@ fn networks(said: &[String]) -> Vec<Network> {
     said.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// What a front is to do for this app. Spans of its requests go to `spans`.
-pub(crate) fn settings(spec: &AppSpec, spans: &Arc<Spans>) -> Settings {
+/// Who gets what the fronts of all apps find out.
+#[derive(Clone, Debug)]
+pub(crate) struct Hearers {
+    /// Spans of sampled requests.
+    pub(crate) spans: Arc<Spans>,
+    /// Workers that fail their health check, or pass it again.
+    pub(crate) health: HealthReports,
+}
+
+/// What a front is to do for this app.
+pub(crate) fn settings(spec: &AppSpec, hearers: &Hearers) -> Settings {
     let proxy = &spec.proxy;
     let usual = Settings::default();
     let time = |ms: Option<u64>, usual: Duration| ms.map_or(usual, Duration::from_millis);
@@ -176,6 +186,7 @@ pub(crate) fn settings(spec: &AppSpec, spans: &Arc<Spans>) -> Settings {
             timeout: Duration::from_millis(check.timeout_ms),
             good: check.threshold,
             bad: BAD_CHECKS,
+            reports: hearers.health.clone(),
         }),
         max_connections: proxy.max_connections,
         max_streams: proxy.max_streams.unwrap_or(usual.max_streams),
@@ -194,7 +205,7 @@ pub(crate) fn settings(spec: &AppSpec, spans: &Arc<Spans>) -> Settings {
         tracing: traced_part(spec).map(|part| Tracing {
             part: SampledPart::new(part.into()),
             app: spec.name.as_str().into(),
-            spans: Arc::clone(spans),
+            spans: Arc::clone(&hearers.spans),
         }),
     }
 }

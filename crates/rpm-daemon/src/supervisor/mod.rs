@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{Command, Input, Outcome, Output};
-use rpm_core::{Core, Tick};
+use rpm_core::{Core, SlotId, Tick};
 use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
+use rpm_proxy::HealthReports;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
 use tokio::io::Interest;
@@ -256,6 +257,11 @@ impl Supervisor {
                     self.input(input);
                 }
             }
+            Event::Upstream(slot, failing) => {
+                if let Some(worker) = self.listeners.holder(slot) {
+                    self.report(|journal, facts| journal.health(facts, worker, failing.as_deref()));
+                }
+            }
             Event::LastPage(worker, page) => self.pages.take(worker, page, Instant::now()),
             Event::Look(look) => self.on_look(look),
             Event::Request(request) => self.on_request(request),
@@ -407,6 +413,11 @@ fn empty(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         child_nofile,
     } = means;
     let (events, inbox) = mpsc::channel(EVENT_LIMIT);
+    let hearer = events.clone();
+    // One that finds no room is not heard; the next change is.
+    let health = HealthReports::new(move |upstream, failing| {
+        let _ = hearer.try_send(Event::Upstream(SlotId(upstream.0), failing));
+    });
     let supervisor = Supervisor {
         core: Core::new(now_ms()),
         listeners: Listeners::new(keeper.clone())?,
@@ -415,7 +426,7 @@ fn empty(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         workers: BTreeMap::new(),
         tickets: Tickets::default(),
         handoffs: Handoffs::default(),
-        fronts: Fronts::default(),
+        fronts: Fronts::new(health),
         agents: Agents::default(),
         agent_places: AgentPlaces::default(),
         drains: Drains::default(),

@@ -72,11 +72,11 @@ pub(super) struct Meaning {
 
 pub(super) fn meaning(what: &What) -> Meaning {
     let (begins, ends): (Option<Trigger>, &'static [Trigger]) = match what {
-        What::Crashed { .. } => (Some(Trigger::Crash), &[Trigger::Frozen]),
+        What::Crashed { .. } => (Some(Trigger::Crash), &[Trigger::Frozen, Trigger::Unhealthy]),
         What::Errored { .. } => (Some(Trigger::Errored), &[]),
         What::Ready { .. } => (None, &[Trigger::Errored]),
-        What::Stopped { .. } | What::Exited { .. } => (None, &[Trigger::Frozen]),
-        What::Deleted {} => (None, &[Trigger::Errored, Trigger::Frozen]),
+        What::Stopped { .. } | What::Exited { .. } => (None, &[Trigger::Frozen, Trigger::Unhealthy]),
+        What::Deleted {} => (None, &[Trigger::Errored, Trigger::Frozen, Trigger::Unhealthy]),
         What::Frozen { .. } => (Some(Trigger::Frozen), &[]),
         What::Recovered { .. } => (None, &[Trigger::Frozen]),
         What::ReloadUndone { .. } => (Some(Trigger::ReloadFailed), &[Trigger::Unhealthy]),
