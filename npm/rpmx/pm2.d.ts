@@ -234,6 +234,7 @@ declare namespace pm2 {
     sendLineToStdin(id: Target, line: string, separator?: string): Promise<Success>;
     attach(id: Target, callback: Callback<Success>): void;
     attach(id: Target, separator: string, callback: Callback<Success>): void;
+    attach(id: Target, separator?: string): Promise<Success>;
     env(id: Target, callback: Callback<Record<string, string>>): void;
     env(id: Target): Promise<Record<string, string>>;
     trigger(target: Target, action: string, callback: Callback<Answer[]>): void;

@@ -343,7 +343,8 @@ impl Listeners {
 }
 
 /// An address at which a process of this machine reaches a listener of `addr`.
-fn reachable(mut addr: SocketAddr) -> SocketAddr {
+#[must_use]
+pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -29,7 +29,7 @@ mod wanted;
 
 pub use captured::{Captured, captured_key};
 pub use conflict::{Occupant, occupant};
-pub use front::{Fronted, Upstream};
+pub use front::{Fronted, Upstream, reachable};
 pub use group::{GroupView, Rescued, SlotView, owner};
 pub use listeners::{Grant, Listeners, Opening, Request};
 pub use open_error::OpenError;

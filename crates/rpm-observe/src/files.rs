@@ -41,6 +41,16 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Waits for a file that one process holds at a time, so that of two that change something neither undoes the other. Held until it is
+/// dropped.
+pub(crate) fn hold(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let file = options.open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// A right that one process has as long as it holds this file; `None` while another one has it.
 pub(crate) fn turn(path: &Path) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();

@@ -2,6 +2,7 @@
 //! protocol is `lib/cluster.js` of prom-client 15). No HTTP is spoken, so it matters neither where a worker listens nor how it is reached.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rpm_core::WorkerId;
 use rpm_wire::channel;
@@ -20,6 +21,11 @@ const OURS: &str = "rpm-";
 /// What a worker has answered: its registries as JSON, or why there are none.
 pub(crate) type Answer = Result<String, String>;
 
+/// A question that has no answer is put again after this time, and then after twice as long each time: it may have come before the program
+/// had its registry, and whoever listened then was not meant.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// The workers that were asked and have not answered. There is one question to each at a time: Node keeps messages for a program that does
 /// not listen to any.
 #[derive(Debug, Default)]
@@ -32,18 +38,29 @@ pub(crate) struct Questions {
 struct Question {
     number: String,
     waiting: Vec<oneshot::Sender<Answer>>,
+    /// When it is put again, and how long after that the next time.
+    again: Instant,
+    pause: Duration,
 }
 
 impl Questions {
     /// Asks a worker, unless it is still being asked: the answer. Nothing is received if it cannot be asked any more.
     pub(crate) fn ask(&mut self, worker: WorkerId, workers: &mut Workers) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
+        let now = Instant::now();
+        let mut waiting = Vec::new();
+        let mut pause = FIRST_PAUSE;
         if let Some(question) = self.open.get_mut(&worker) {
             question.waiting.retain(|waiting| !waiting.is_closed());
-            question.waiting.push(answer);
-            return receiver;
+            if now < question.again {
+                question.waiting.push(answer);
+                return receiver;
+            }
+            waiting = std::mem::take(&mut question.waiting);
+            pause = (question.pause * 2).min(LONGEST_PAUSE);
         }
-        let (question, bytes) = self.question(answer);
+        waiting.push(answer);
+        let (question, bytes) = self.question(waiting, now, pause);
         let outgoing = Outgoing { bytes, fd: None };
         let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
         if channel.is_some_and(|channel| !channel.is_behind() && channel.send(outgoing, None)) {
@@ -52,13 +69,23 @@ impl Questions {
         receiver
     }
 
-    fn question(&mut self, answer: oneshot::Sender<Answer>) -> (Question, Vec<u8>) {
+    fn question(
+        &mut self,
+        waiting: Vec<oneshot::Sender<Answer>>,
+        now: Instant,
+        pause: Duration,
+    ) -> (Question, Vec<u8>) {
         self.asked += 1;
         // A daemon that takes over does not know what the one before has asked: the time makes it another question.
         let number = format!("{OURS}{}-{}", now_ms(), self.asked);
         let bytes = channel::message(&json!({"type": REQUEST, "requestId": number}));
-        let waiting = vec![answer];
-        (Question { number, waiting }, bytes)
+        let question = Question {
+            number,
+            waiting,
+            again: now + pause,
+            pause,
+        };
+        (question, bytes)
     }
 
     /// A program has sent a message: true if it is the answer to a question of a daemon, and nobody else's business.
@@ -109,7 +136,7 @@ mod tests {
     /// A question to the worker that is open, its number, and where the answer comes.
     fn asked(questions: &mut Questions) -> (String, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
-        let (question, bytes) = questions.question(answer);
+        let (question, bytes) = questions.question(vec![answer], Instant::now(), FIRST_PAUSE);
         let number = question.number.clone();
         let sent: Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_eq!(sent, json!({"type": REQUEST, "requestId": number}));
@@ -135,6 +162,23 @@ mod tests {
         assert_eq!(receiver.try_recv(), Ok(Ok("[[]]".to_owned())));
         assert_eq!(second.try_recv(), Ok(Ok("[[]]".to_owned())));
         assert!(questions.open.is_empty());
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_put_again_later() {
+        let mut questions = Questions::default();
+        let (number, _receiver) = asked(&mut questions);
+        let mut second = questions.ask(WORKER, &mut Workers::new());
+        assert!(second.try_recv().is_err() && questions.open[&WORKER].number == number);
+        let open = questions.open.get_mut(&WORKER).expect("it is open");
+        open.again = Instant::now();
+        // There is nobody to ask here: the old question stays, and so does nobody who waited.
+        let mut third = questions.ask(WORKER, &mut Workers::new());
+        assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(questions.open[&WORKER].waiting.is_empty());
+        let (answer, _receiver) = oneshot::channel();
+        let (next, _) = questions.question(vec![answer], Instant::now(), FIRST_PAUSE * 2);
+        assert!(next.number != number && next.pause == FIRST_PAUSE * 2);
     }
 
     #[test]

@@ -6,12 +6,12 @@
 //! sent. A worker whose metrics are prom-client's is asked over its channel, and answers in JSON.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rpm_core::{AppId, WorkerId};
-use rpm_listen::Listeners;
+use rpm_listen::{Listeners, reachable};
 use rpm_proxy::Address;
 use rpm_proxy::health::{PageError, page};
 use rpm_sys::sock_diag;
@@ -133,7 +133,7 @@ pub(crate) fn target(facts: &Facts<'_>, worker: WorkerId) -> Option<Target> {
         (Some(socket), _) => Way::Own(private(socket)),
         (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
         (None, Some(_)) if about.leaving => Way::None("clients do not reach it at this moment"),
-        (None, Some(address)) => Way::Public(here(address)),
+        (None, Some(address)) => Way::Public(reachable(address)),
         (None, None) => Way::None("it listens on no port that the daemon knows"),
     };
     Some(Target {
@@ -144,16 +144,6 @@ pub(crate) fn target(facts: &Facts<'_>, worker: WorkerId) -> Option<Target> {
         leader: process.pid,
         way,
     })
-}
-
-/// The address by which this machine reaches what listens there.
-fn here(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// Gives the worker a connection as one to the first address that it listens on; `false`: it is gone, or cannot be given any.

@@ -146,7 +146,7 @@ impl FromRequestParts<Arc<Dashboard>> for Visitor {
                 "not signed in: sign in again, or open a link of `rpm dashboard`",
             )
         };
-        let cookie = cookie(&parts.headers).ok_or_else(out)?.to_owned();
+        let cookie = cookie(&parts.headers, board.channel).ok_or_else(out)?.to_owned();
         let key = parts.headers.get(KEY).and_then(|key| key.to_str().ok());
         let key = key.ok_or_else(out)?.to_owned();
         let role = board.keys.role(&cookie, &key, now_ms()).ok_or_else(out)?;
@@ -174,15 +174,19 @@ impl FromRequestParts<Arc<Dashboard>> for Operator {
 }
 
 /// The name of the cookie for the port that the browser asks.
-fn cookie_name(headers: &HeaderMap) -> String {
+fn cookie_name(headers: &HeaderMap, channel: Channel) -> String {
+    let usual = match channel {
+        Channel::Tls => 443,
+        Channel::Loopback | Channel::Open => 80,
+    };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let port = host.and_then(|host| host.parse::<Authority>().ok()?.port_u16());
-    format!("{COOKIE}{}", port.unwrap_or(80))
+    format!("{COOKIE}{}", port.unwrap_or(usual))
 }
 
 /// The field that has a browser keep the cookie for so many seconds.
 fn set_cookie(board: &Dashboard, headers: &HeaderMap, value: &str, seconds: u64) -> String {
-    let name = cookie_name(headers);
+    let name = cookie_name(headers, board.channel);
     let secure = match board.channel {
         Channel::Tls => "; Secure",
         Channel::Loopback | Channel::Open => "",
@@ -190,8 +194,8 @@ fn set_cookie(board: &Dashboard, headers: &HeaderMap, value: &str, seconds: u64)
     format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
-    let wanted = cookie_name(headers);
+fn cookie(headers: &HeaderMap, channel: Channel) -> Option<&str> {
+    let wanted = cookie_name(headers, channel);
     let all = headers.get_all(header::COOKIE).iter();
     let pairs = all
         .filter_map(|value| value.to_str().ok())

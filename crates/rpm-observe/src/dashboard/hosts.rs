@@ -3,6 +3,7 @@
 //! A token is sent to no other address than the one that it was given for: over TLS whose certificate is checked (or to this machine), and
 //! redirects are not followed. What comes back is shown and nothing else.
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -124,6 +125,7 @@ impl Hosts {
             return Err(HostsError::Name(host.name));
         }
         Place::of(&host.url)?;
+        let _held = Hosts::hold(home)?;
         let mut all = Hosts::read(home)?;
         all.hosts.retain(|other| other.name != host.name);
         if all.hosts.len() >= HOSTS {
@@ -138,6 +140,7 @@ impl Hosts {
     /// # Errors
     /// There is none of this name, or the file is wrong or cannot be written.
     pub fn remove(home: &Path, name: &str) -> Result<(), HostsError> {
+        let _held = Hosts::hold(home)?;
         let mut all = Hosts::read(home)?;
         let before = all.hosts.len();
         all.hosts.retain(|host| host.name != name);
@@ -147,10 +150,24 @@ impl Hosts {
         }
     }
 
+    /// So that of two commands at the same time neither undoes the other.
+    fn hold(home: &Path) -> Result<File, HostsError> {
+        let path = home.join(".dashboard.hosts.lock");
+        let held = files::make_directory(home).and_then(|()| files::hold(&path));
+        held.map_err(|error| HostsError::File {
+            why: error.to_string(),
+            path,
+        })
+    }
+
     fn write(&self, home: &Path) -> Result<(), HostsError> {
         let path = home.join(FILE);
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        let written = files::make_directory(home).and_then(|()| files::write_for_good(&path, &text));
+        // No more is read.
+        let written = match text.len() as u64 <= MOST {
+            true => files::write_for_good(&path, &text),
+            false => Err(io::ErrorKind::FileTooLarge.into()),
+        };
         written.map_err(|error| HostsError::File {
             why: error.to_string(),
             path,

@@ -2,9 +2,7 @@
 //!
 //! Blank lines and those that begin with `#` are ignored.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use argon2::password_hash::phc::PasswordHash;
@@ -180,11 +178,7 @@ impl Users {
             error,
         };
         files::make_directory(home).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        // Held until the end, so that of two commands at the same time neither undoes the other.
-        let lock = options.open(home.join(".dashboard.users.lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let _held = files::hold(&home.join(".dashboard.users.lock")).map_err(failed)?;
         let mut users = Users::read(home)?;
         change(&mut users)?;
         files::write_for_good(&path, &users.text()).map_err(failed)

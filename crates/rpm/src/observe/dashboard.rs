@@ -34,10 +34,10 @@ fn carried_out(wish: &Dashboard) -> anyhow::Result<()> {
         "`rpm observe` listens on {listen}, which other machines can reach, and the dashboard is not served to them in clear text; \
          `rpm observe on` without an address listens on 127.0.0.1, and with --tls-cert and --tls-key it serves HTTPS"
     );
+    let host = host(&served)?;
     let link = keys
         .link(role(wish.read_only), now_ms())
         .context("cannot make a link")?;
-    let host = host(&served)?;
     let port = listen.port();
     println!("{}://{host}:{port}/#link={link}", served.scheme());
     let way = match listen.ip().is_loopback() {

@@ -234,13 +234,17 @@ pub(super) const PAGES: &[Page] = &[
         "set",
         "Setting a variable of an app restarts it. Without a value, the current one is printed.",
         &[
-            ("set api.PORT 8080", "a variable of the app `api`"),
-            ("set api.PORT", ""),
+            ("set api.LOG_LEVEL debug", "a variable of the app `api`"),
+            ("set api.LOG_LEVEL", ""),
         ],
     ),
-    page("get", "", &[("get", "all of them"), ("get api.PORT", "")]),
-    page("multiset", "", &[("multiset 'api.PORT 8080 api.DEBUG 1'", "")]),
-    page("unset", "", &[("unset api.PORT", ""), ("unset all", "")]),
+    page("get", "", &[("get", "all of them"), ("get api.LOG_LEVEL", "")]),
+    page(
+        "multiset",
+        "",
+        &[("multiset 'api.LOG_LEVEL debug api.DEBUG 1'", "")],
+    ),
+    page("unset", "", &[("unset api.LOG_LEVEL", ""), ("unset all", "")]),
     page(
         "flush",
         "",
