@@ -279,7 +279,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            ordered("/srv/.cargo", "/srv/work/rpm", "/srv/work/rpm/target"),
+            ordered("/srv/.cargo", "/srv/src/rpm", "/srv/src/rpm/target"),
             ["/cargo", "/rpm", "/rpm/target"]
         );
         assert_eq!(

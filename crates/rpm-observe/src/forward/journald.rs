@@ -95,22 +95,8 @@ fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
 /// Sends messages to the socket with this path.
 pub(super) async fn send(path: &str, messages: &[Vec<u8>]) -> Outcome {
     let sent = Cell::new(0);
-    match timeout(SENT_WITHIN, send_all(path, messages, &sent)).await {
-        Ok(Ok(())) => Outcome::Taken,
-        Ok(Err(error)) if sent.get() == 0 => Outcome::Later {
-            why: error.to_string(),
-            after: None,
-        },
-        Ok(Err(error)) => Outcome::Partly {
-            again: (sent.get()..messages.len()).collect(),
-            refused: Vec::new(),
-            why: error.to_string(),
-        },
-        Err(_) => Outcome::Slow {
-            taken: sent.get(),
-            why: format!("not done within {} s", SENT_WITHIN.as_secs()),
-        },
-    }
+    let done = timeout(SENT_WITHIN, send_all(path, messages, &sent)).await;
+    Outcome::of_messages(done, sent.get(), messages.len(), SENT_WITHIN)
 }
 
 async fn send_all(path: &str, messages: &[Vec<u8>], sent: &Cell<usize>) -> io::Result<()> {

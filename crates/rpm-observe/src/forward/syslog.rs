@@ -110,22 +110,7 @@ async fn send_within(to: &Syslog, messages: &[String], within: Duration) -> Outc
             Syslog::Tcp(address) => stream(address, messages).await,
         }
     });
-    match done.await {
-        Ok(Ok(())) => Outcome::Taken,
-        Ok(Err(error)) if sent.get() == 0 => Outcome::Later {
-            why: error.to_string(),
-            after: None,
-        },
-        Ok(Err(error)) => Outcome::Partly {
-            again: (sent.get()..messages.len()).collect(),
-            refused: Vec::new(),
-            why: error.to_string(),
-        },
-        Err(_) => Outcome::Slow {
-            taken: sent.get(),
-            why: format!("not done within {} s", within.as_secs()),
-        },
-    }
+    Outcome::of_messages(done.await, sent.get(), messages.len(), within)
 }
 
 /// Counts in `sent`.

@@ -6,6 +6,7 @@
 //! there is a pause.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use super::batch::part_of;
@@ -34,6 +35,33 @@ pub(super) enum Outcome {
     Slow { taken: usize, why: String },
     /// Nothing was taken, and it may go well later.
     Later { why: String, after: Option<Duration> },
+}
+
+impl Outcome {
+    /// What became of records that were sent one by one, `sent` of `all`; an outer error: time was up.
+    pub(super) fn of_messages<E>(
+        done: Result<io::Result<()>, E>,
+        sent: usize,
+        all: usize,
+        within: Duration,
+    ) -> Outcome {
+        match done {
+            Ok(Ok(())) => Outcome::Taken,
+            Ok(Err(error)) if sent == 0 => Outcome::Later {
+                why: error.to_string(),
+                after: None,
+            },
+            Ok(Err(error)) => Outcome::Partly {
+                again: (sent..all).collect(),
+                refused: Vec::new(),
+                why: error.to_string(),
+            },
+            Err(_) => Outcome::Slow {
+                taken: sent,
+                why: format!("not done within {} s", within.as_secs()),
+            },
+        }
+    }
 }
 
 /// Why what is left is not sent at once.
