@@ -1,5 +1,6 @@
 //! The steering mechanism that a test is about, and whether this machine permits it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rpm_testkit::{Rpm, skip, wait_for};
@@ -69,15 +70,28 @@ pub fn talkative(rpm: Rpm) -> Rpm {
 }
 
 /// A measurement during which no worker counted as frozen. On a machine that gives a worker no CPU for 15 ms, the daemon rightly steers
-/// around it, and then the measurement proves nothing.
+/// around it, and then the measurement proves nothing: neither if that begins during the measurement nor if it began before.
 ///
 /// # Panics
 /// The daemon is not [`talkative`], or no measurement is undisturbed within a minute.
 pub fn undisturbed<T: std::fmt::Debug>(rpm: &Rpm, measure: impl Fn() -> T) -> T {
     assert!(rpm.log().contains(" DEBUG "), "the daemon notes every detail");
     wait_for("a measurement without a worker out of steering", BOUND, || {
-        let before = rpm.log().matches("out of steering").count();
+        let (before, all_in) = times_out(rpm);
+        if !all_in {
+            return None;
+        }
         let measured = measure();
-        (rpm.log().matches("out of steering").count() == before).then_some(measured)
+        (times_out(rpm).0 == before).then_some(measured)
     })
+}
+
+/// How often a worker went out of steering so far, and whether all are in it now. The daemon answers after it has noted what came before.
+fn times_out(rpm: &Rpm) -> (usize, bool) {
+    let names: BTreeSet<String> = rpm.list().into_iter().map(|process| process.name).collect();
+    let slots = names.iter().flat_map(|name| rpm.describe(name).listeners);
+    let all_in = slots
+        .flat_map(|listener| listener.slots)
+        .all(|slot| slot.eligible);
+    (rpm.log().matches("out of steering").count(), all_in)
 }

@@ -63,6 +63,11 @@ pub(crate) fn turn(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// A time of a file, in nanoseconds since 1970; 0 for one before that.
+pub(crate) fn nanoseconds(seconds: i64, rest: i64) -> u64 {
+    u64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(rest)).unwrap_or(0)
+}
+
 /// By what a changed file is known.
 type Version = (u64, i64, i64, u64);
 
@@ -86,6 +91,12 @@ impl Changing {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// When what was read last was written, in nanoseconds since 1970; 0 if there was nothing.
+    pub(crate) fn written_ns(&self) -> u64 {
+        self.read
+            .map_or(0, |(_, seconds, rest, _)| nanoseconds(seconds, rest))
     }
 
     /// Its text; empty if there is none.

@@ -29,6 +29,7 @@ mod fallbacks;
 mod floods;
 mod foreground;
 mod forwarding;
+mod forwarding_begin;
 mod freeze;
 mod h2c;
 mod half_ended;

@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, CWD, FileType, OFlags, Statx, StatxFlags, StatxTimesta
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::files::nanoseconds;
+
 /// The most rotated files of a log that are read: the newest.
 pub(super) const SIBLINGS: usize = 1_000;
 /// Listings until two of them are the same.
@@ -217,10 +219,6 @@ impl Meta {
 
 fn irregular() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")
-}
-
-fn nanoseconds(seconds: i64, rest: i64) -> u64 {
-    u64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(rest)).unwrap_or(0)
 }
 
 /// One look at all files of a log: those whose names begin with its name, a dot or a dash, and a digit or `old`.

@@ -99,17 +99,17 @@ pub(super) struct Forwarder<D: Disk> {
 }
 
 impl<D: Disk> Forwarder<D> {
-    /// Goes on where the book says. Without one it begins now.
+    /// Goes on where the book says. Without one it begins with what was written since `begun_ns`, in nanoseconds since 1970.
     pub(super) fn new(
         destination: Destination,
         disk: D,
         book: Option<Book>,
         count: Arc<Count>,
         handles: Handles,
-        now_ns: u64,
+        begun_ns: u64,
     ) -> Forwarder<D> {
         let is_new = book.is_none();
-        let book = book.unwrap_or_else(|| Book::new(now_ns));
+        let book = book.unwrap_or_else(|| Book::new(begun_ns));
         let is_ours = |(_, entry): &(PathBuf, Entry)| destination.is_about(&entry.about.app);
         let (ours, others): (Vec<_>, Vec<_>) = book.logs.into_iter().partition(is_ours);
         let log = |(path, mut entry): (PathBuf, Entry)| {

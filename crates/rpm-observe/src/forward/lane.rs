@@ -38,26 +38,32 @@ pub(super) struct Lane {
     thread: JoinHandle<()>,
 }
 
+/// What a lane works with.
+pub(super) struct Means {
+    /// The name of this machine.
+    pub host: String,
+    /// Where its positions lie.
+    pub place: Place,
+    /// The logs that there are.
+    pub known: watch::Receiver<Known>,
+    /// What it counts.
+    pub count: Arc<Count>,
+    /// The bound on files that are held open.
+    pub handles: Handles,
+    /// When the destinations were written down, in nanoseconds since 1970. One that is new gets what was written since: an app may print, and its log be
+    /// rotated, before its thread runs.
+    pub configured_ns: u64,
+}
+
 impl Lane {
     /// Begins to forward.
-    pub(super) fn start(
-        destination: Destination,
-        host: String,
-        place: Place,
-        known: watch::Receiver<Known>,
-        count: Arc<Count>,
-        handles: Handles,
-    ) -> std::io::Result<Lane> {
-        count.standing.is_at(destination.to.shown());
+    pub(super) fn start(destination: Destination, means: Means) -> std::io::Result<Lane> {
+        means.count.standing.is_at(destination.to.shown());
         let (stop, stopped) = watch::channel(false);
         let work = Work {
             destination: destination.clone(),
-            host,
-            place,
-            known,
+            means,
             stopped,
-            count,
-            handles,
             begun: Instant::now(),
         };
         let thread = thread::Builder::new()
@@ -84,12 +90,8 @@ impl Lane {
 /// What the thread has.
 struct Work {
     destination: Destination,
-    host: String,
-    place: Place,
-    known: watch::Receiver<Known>,
+    means: Means,
     stopped: watch::Receiver<bool>,
-    count: Arc<Count>,
-    handles: Handles,
     begun: Instant,
 }
 
@@ -109,21 +111,21 @@ impl Work {
         let Some(book) = self.positions().await else {
             return;
         };
-        let mut sender = Sender::new(self.destination.clone(), self.host.clone());
+        let mut sender = Sender::new(self.destination.clone(), self.means.host.clone());
         let mut forwarder = Forwarder::new(
             self.destination.clone(),
             Machine::default(),
             book,
-            Arc::clone(&self.count),
-            self.handles.clone(),
-            now_ns(),
+            Arc::clone(&self.means.count),
+            self.means.handles.clone(),
+            now_ns().min(self.means.configured_ns),
         );
         let dice = RandomState::new();
-        self.known.mark_changed();
+        self.means.known.mark_changed();
         while !*self.stopped.borrow() {
             let now = self.now();
-            if self.known.has_changed().unwrap_or(false)
-                && let Some(known) = self.known.borrow_and_update().clone()
+            if self.means.known.has_changed().unwrap_or(false)
+                && let Some(known) = self.means.known.borrow_and_update().clone()
             {
                 forwarder.set_logs(&known, now);
             }
@@ -155,11 +157,11 @@ impl Work {
     async fn positions(&mut self) -> Option<Option<Book>> {
         let mut said = String::new();
         while !*self.stopped.borrow() {
-            let error = match self.place.open(now_ns()) {
+            let error = match self.means.place.open(now_ns()) {
                 Ok((book, damage)) => {
                     if let Some(damage) = damage {
                         eprintln!("logs to {}: {damage}", self.destination.name);
-                        self.count.add_gap();
+                        self.means.count.add_gap();
                     }
                     return Some(book);
                 }
@@ -188,7 +190,7 @@ impl Work {
     /// Where nothing can be written, logs are forwarded all the same; after a restart some are sent again.
     fn save(&self, forwarder: &mut Forwarder<Machine>, now: bool) {
         if let Some(book) = forwarder.book(self.now().ms, now)
-            && let Err(error) = self.place.write(&book)
+            && let Err(error) = self.means.place.write(&book)
         {
             forwarder.not_saved(&error);
         }

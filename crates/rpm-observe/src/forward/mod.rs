@@ -48,7 +48,7 @@ use crate::files::{self, Changing};
 use book::Place;
 pub use counts::Forwarded;
 use handles::Handles;
-use lane::{Known, Lane};
+use lane::{Known, Lane, Means};
 pub(crate) use tail::Tail;
 
 /// The file that the process which forwards has locked.
@@ -204,14 +204,15 @@ impl Forward {
             {
                 continue;
             }
-            let lane = Lane::start(
-                destination.clone(),
-                self.host.clone(),
-                Place::of(&self.home, &destination.name),
-                self.known.subscribe(),
-                self.forwarded.of(&destination.name),
-                self.handles.clone(),
-            );
+            let means = Means {
+                host: self.host.clone(),
+                place: Place::of(&self.home, &destination.name),
+                known: self.known.subscribe(),
+                count: self.forwarded.of(&destination.name),
+                handles: self.handles.clone(),
+                configured_ns: self.settings.written_ns(),
+            };
+            let lane = Lane::start(destination.clone(), means);
             match lane {
                 Ok(lane) => {
                     self.lanes.push(lane);
