@@ -5,6 +5,7 @@ mod netlink;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use self::netlink::{Entry, Query, dump};
 use crate::proc::{Stat, numbers_in};
@@ -144,7 +145,7 @@ pub fn half_open(ports: &[u16]) -> io::Result<HashSet<u16>> {
 /// A process that holds the socket, if this user may see it. Walks all processes.
 #[must_use]
 pub fn owner(inode: u64) -> Option<Owner> {
-    let pid = numbers_in("/proc").find(|pid| socket_inodes(*pid).any(|held| held == inode))?;
+    let pid = numbers_in("/proc").find(|pid| sockets_of(*pid).contains(&inode))?;
     Some(Owner {
         pid,
         command: crate::peer::process_name(pid).unwrap_or_default(),
@@ -154,7 +155,22 @@ pub fn owner(inode: u64) -> Option<Owner> {
 /// Inodes of all sockets that a process holds; empty if it is gone or belongs to another user.
 #[must_use]
 pub fn sockets_of(pid: u32) -> HashSet<u64> {
-    socket_inodes(pid).collect()
+    socket_inodes(pid).unwrap_or_default()
+}
+
+/// As [`sockets_of`], but `None` if this user may not see what the process holds. Root without `CAP_SYS_PTRACE`, as in most containers, may not if
+/// the process is another user's. A process that has ended holds nothing.
+#[must_use]
+pub fn sockets_seen_of(pid: u32) -> Option<HashSet<u64>> {
+    match socket_inodes(pid) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // What is left of a process until its parent asks for it is root's.
+            let has_ended = Stat::of(pid).is_ok_and(|stat| stat.is_ending());
+            has_ended.then(HashSet::new)
+        }
+        Ok(held) => Some(held),
+        Err(_) => Some(HashSet::new()),
+    }
 }
 
 /// As [`sockets_of`], but reliable enough to conclude that a process does *not* hold a socket. `None` if that is impossible, because the
@@ -162,8 +178,7 @@ pub fn sockets_of(pid: u32) -> HashSet<u64> {
 /// it has much memory.
 #[must_use]
 pub fn sockets_surely_of(pid: u32) -> Option<HashSet<u64>> {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let held = sockets_of(pid);
+    let held = socket_inodes(pid).ok()?;
     // It may have begun to end while its sockets were read.
     let stat = Stat::of(pid).ok()?;
     (!stat.is_ending()).then_some(held)
@@ -212,20 +227,23 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries.filter_map(|entry| {
-        let target = std::fs::read_link(entry.path()).ok()?;
-        target
-            .to_str()?
-            .strip_prefix("socket:[")?
-            .strip_suffix(']')?
-            .parse()
-            .ok()
-    })
+fn socket_inodes(pid: u32) -> io::Result<HashSet<u64>> {
+    let mut held = HashSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        match std::fs::read_link(entry?.path()) {
+            Ok(target) => held.extend(inode_of(&target)),
+            // It was closed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(held)
+}
+
+/// Of a descriptor that is a socket.
+fn inode_of(target: &Path) -> Option<u64> {
+    let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+    inode.parse().ok()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod dashboard;
 mod demo;
 mod deploy;
 mod doctor;
+mod drains;
 mod ecosystem;
 mod edge;
 mod events;

@@ -25,8 +25,8 @@ pub(crate) struct Found {
     /// Connections that wait in its slots.
     pub(crate) queued: u32,
     /// Connections of the worker and what it started on the ports of its slots, if that was asked; `None`: the kernel does not say it, which does
-    /// not mean that there are none.
-    pub(crate) established: Option<usize>,
+    /// not mean that there are none. One whose client has sent everything and shut down its side is among them: it waits for the answer.
+    pub(crate) open: Option<usize>,
 }
 
 impl Look {
@@ -46,7 +46,7 @@ impl Look {
             let found = Found {
                 holding,
                 queued,
-                established: Some(0),
+                open: Some(0),
             };
             (worker, found)
         };
@@ -68,9 +68,9 @@ impl Look {
             .filter_map(|(worker, process)| Some((*worker, (*process)?)))
             .collect();
         if !asked.is_empty() {
-            let established = established(&ports(&found));
-            for (worker, count) in count(&asked, established.as_ref()) {
-                found.entry(worker).or_default().established = count;
+            let open = open(&ports(&found));
+            for (worker, count) in count(&asked, open.as_ref()) {
+                found.entry(worker).or_default().open = count;
             }
         }
         Look { found, half_open }
@@ -90,23 +90,17 @@ impl Look {
 }
 
 /// By inode.
-fn established(ports: &[u16]) -> Option<HashSet<u64>> {
-    let table = sock_diag::established(ports).ok()?;
+fn open(ports: &[u16]) -> Option<HashSet<u64>> {
+    let mut open = sock_diag::open(ports).ok()?;
     // What nobody has accepted yet has no inode.
-    let accepted = table
-        .into_iter()
-        .map(|(_, inode)| inode)
-        .filter(|inode| *inode != 0);
-    Some(accepted.collect())
+    open.remove(&0);
+    Some(open)
 }
 
-fn count(
-    workers: &[(WorkerId, &Process)],
-    established: Option<&HashSet<u64>>,
-) -> Vec<(WorkerId, Option<usize>)> {
-    let nothing_to_find = established.is_none_or(HashSet::is_empty);
+fn count(workers: &[(WorkerId, &Process)], open: Option<&HashSet<u64>>) -> Vec<(WorkerId, Option<usize>)> {
+    let nothing_to_find = open.is_none_or(HashSet::is_empty);
     let held = |pids: &[u32]| {
-        let of = |pid: &u32| established.map(|all| sock_diag::sockets_of(*pid).intersection(all).count());
+        let of = |pid: &u32| Some(sock_diag::sockets_seen_of(*pid)?.intersection(open?).count());
         pids.iter().map(of).sum::<Option<usize>>()
     };
     let family = |process: &Process, mut below: Vec<u32>| {
@@ -115,7 +109,7 @@ fn count(
     };
     let adopted = workers.iter().any(|(_, process)| process.adopted);
     if nothing_to_find {
-        let none = established.map(HashSet::len);
+        let none = open.map(HashSet::len);
         return workers.iter().map(|(worker, _)| (*worker, none)).collect();
     }
     if workers.len() <= FEW_TREES && !adopted {

@@ -210,6 +210,6 @@ fn seen(ctx: &Context<'_>, worker: WorkerId, look: &Look) -> Option<Seen> {
         half_open: !look.handshakes_are_over(found),
         reported: ctx.agents.open(worker).map(|open| open.connections),
         page_due: ctx.pages.is_due(worker, has_page, Instant::now()),
-        counted: found.established.map(|count| count as u64),
+        counted: found.open.map(|count| count as u64),
     })
 }
