@@ -285,7 +285,7 @@ impl Core {
             self.scale(ticket, app, count);
         }
         self.steering.settle(&mut self.outputs);
-        self.terminate_unneeded();
+        self.drain_unneeded();
         self.steering.settle(&mut self.outputs);
         self.outputs.extend(self.staged.drain(..));
         self.outputs.extend(self.tickets.take_settled());

@@ -67,15 +67,24 @@ impl Core {
         }
     }
 
-    /// Terminates workers that have drained and are not needed any more.
-    pub(crate) fn terminate_unneeded(&mut self) {
+    /// Has workers that had drained and then served, because nobody else did, drain once more when they are not needed any more: what they
+    /// were given meanwhile they finish.
+    pub(crate) fn drain_unneeded(&mut self) {
         let unneeded = |id: &&WorkerId| {
             let worker = self.workers.get(**id);
             !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, **id))
         };
         let drained = self.drained_but_needed.iter();
         for id in drained.filter(unneeded).copied().collect::<Vec<_>>() {
-            self.finish_drain(id);
+            self.drain_again(id);
+        }
+    }
+
+    /// Nobody looks at what a worker has left after it has drained.
+    fn drain_again(&mut self, id: WorkerId) {
+        let drains = matches!(self.workers.state(id), Some(WorkerState::Draining { .. }));
+        if self.drained_but_needed.remove(&id) && drains {
+            self.staged.push(Output::Drain { worker: id });
         }
     }
 
@@ -148,7 +157,7 @@ impl Core {
                 intake: Intake::Refusing { keeps },
             };
             self.enter(id, refusing);
-            self.drained_but_needed.remove(&id);
+            self.drain_again(id);
             self.staged.push(Output::RefuseNew { worker: id, keeps });
         }
     }

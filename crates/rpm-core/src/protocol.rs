@@ -395,7 +395,8 @@ pub enum Output {
         worker: WorkerId,
     },
     /// Let the worker finish its requests. It is out of steering, except in groups in which no other worker is ready, keeps its slots and
-    /// still accepts. Answer with [`Input::Drained`] or [`Input::DrainFailed`]. [`Output::Terminate`] follows in any case, perhaps at once.
+    /// still accepts. Answer with [`Input::Drained`] or [`Input::DrainFailed`]. [`Output::Terminate`] follows in any case, perhaps at once; or, if
+    /// it has drained and served again since, because nobody else did, this once more.
     Drain {
         /// The worker.
         worker: WorkerId,

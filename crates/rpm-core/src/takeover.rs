@@ -12,6 +12,8 @@ impl Core {
     pub fn take_over(&mut self, now: Tick, lost: &[SlotId]) {
         self.now = self.now.max(now);
         self.closing = false;
+        // The shell looks at all that drain from the beginning.
+        self.drained_but_needed.clear();
         for rollout in self.apps.rollouts_mut() {
             rollout.lose_requester();
         }

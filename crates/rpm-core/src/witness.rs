@@ -291,17 +291,17 @@ impl Drains {
     }
 
     /// An agent of a worker has connected. An answer that was awaited on an old connection does not come any more, and it may not have heard
-    /// that it drains.
+    /// that it drains: it may be that of a process that was started since.
     pub fn handle_connected(&mut self, worker: WorkerId, now: Tick) -> Action {
         let Some(drain) = self.running.get_mut(&worker) else {
             return Action::Wait;
         };
         match drain.witness {
             Witness::Asked | Witness::Answered => drain.witness = Witness::Agent,
-            Witness::Expected => return drain.tell_to_drain(now),
-            Witness::Agent | Witness::Kernel => {}
+            Witness::Expected | Witness::Agent => {}
+            Witness::Kernel => return Action::Wait,
         }
-        Action::Wait
+        drain.tell_to_drain(now)
     }
 
     /// All agents of a worker have answered that they drain; `count`: they report its connections.

@@ -58,8 +58,10 @@ fn when_nobody_else_serves_the_warm_ones_do_and_then_the_draining_ones() {
     rig.spawned(3);
     assert_eq!(
         rig.take_slot(10, 3),
-        vec![steer(&[10]), online(3, false), terminate(1)]
+        vec![steer(&[10]), online(3, false), drain(1)],
+        "it finishes what it was given meanwhile"
     );
+    assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Stopping: clients are refused, and what is being answered is finished.
 
-use crate::common::rollout::{drained, leaving, reload};
+use crate::common::rollout::{drained, leaving, prove, reload};
 use crate::common::{GROUP, Rig, close, done, drain, draining, instances, ms, slots, steer, terminate};
 use rpm_core::protocol::{Command, Input, Output};
 use rpm_core::{LeavingPhase, RefusesNew, SlotId, StateView, WorkerId};
@@ -51,6 +51,24 @@ fn one_that_cannot_is_told_to_end_after_its_slots_are_closed() {
 }
 
 #[test]
+fn one_that_has_drained_and_served_again_is_looked_at_again() {
+    let mut rig = Rig::serving(1);
+    reload(&mut rig);
+    prove(&mut rig, 10, 2);
+    rig.pass(ms(2000));
+    rig.exited(2);
+    assert_eq!(drained(&mut rig, 1), vec![], "nobody else serves");
+    let outputs = stop(&mut rig, &[0]);
+    let of_it = |output: &&Output| **output == drain(1) || **output == refuse(1);
+    let told: Vec<_> = outputs.iter().filter(of_it).collect();
+    assert_eq!(told, [&drain(1), &refuse(1)], "{outputs:?}");
+    assert_eq!(
+        drained(&mut rig, 1),
+        vec![steer(&[]), close(0, &[]), terminate(1)]
+    );
+}
+
+#[test]
 fn others_of_the_app_serve_on() {
     let mut rig = Rig::serving(2);
     let outputs = stop(&mut rig, &[0]);
@@ -69,7 +87,7 @@ fn others_of_the_app_serve_on() {
 fn those_that_drain_already_refuse_too() {
     let mut rig = Rig::serving(1);
     reload(&mut rig);
-    crate::common::rollout::prove(&mut rig, 10, 2);
+    prove(&mut rig, 10, 2);
     let outputs = stop(&mut rig, &[0]);
     assert!(
         outputs.contains(&refuse(1)) && outputs.contains(&refuse(2)),

@@ -294,10 +294,10 @@ fn a_lost_connection_asks_again() {
     assert_eq!(drains.handle_untold(WORKER, asked), Action::Wait);
     let again = drains.handle_look(WORKER, &idle, at(1050));
     assert!(matches!(again, Action::TellToDrain { .. }), "{again:?}");
-    assert_eq!(
-        drains.handle_connected(WORKER, at(1060)),
-        Action::Wait,
-        "it reports unasked"
+    let told = drains.handle_connected(WORKER, at(1060));
+    assert!(
+        matches!(told, Action::TellToDrain { .. }),
+        "it may be another process: {told:?}"
     );
     drains.handle_answer(WORKER, true);
     let again = drains.handle_look(WORKER, &idle, at(1075));

@@ -123,11 +123,11 @@ impl Drains {
         }
     }
 
-    pub(crate) fn drain(&mut self, ctx: &mut Context<'_>, worker: WorkerId) {
+    /// Lets it finish what it has begun, within this time.
+    pub(crate) fn drain(&mut self, ctx: &mut Context<'_>, worker: WorkerId, within: Duration) {
         let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
-        let within = crate::apps::app::drain_timeout(&held.spec);
         let source = match held.delivery.kernel_counts(held.is_intercepted()) {
             _ if ctx.tell_to_drain(worker, within) => Source::Agent,
             // It lost its connection with the daemon before this one.

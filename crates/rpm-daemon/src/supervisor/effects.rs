@@ -1,6 +1,6 @@
 //! Carrying out what the core decided.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rpm_core::SlotId;
 use rpm_core::protocol::{Notice, Output};
@@ -9,6 +9,7 @@ use rpm_wire::api::WorkerStage;
 use tracing::{debug, info, warn};
 
 use super::Supervisor;
+use super::takeover::left_to_drain;
 use crate::apps::app::Apps;
 use crate::node::cluster;
 use crate::node::heartbeat::probe;
@@ -70,7 +71,12 @@ impl Supervisor {
                     check_health(held, &self.events);
                 }
             }
-            Output::Drain { worker } => self.drains(|drains, context| drains.drain(context, worker)),
+            Output::Drain { worker } => {
+                // It may have served for a while since it began: its time is what is left.
+                let until = self.core.worker(worker).and_then(|view| view.until);
+                let within = until.map_or(Duration::ZERO, |until| left_to_drain(until, self.now()));
+                self.drains(|drains, context| drains.drain(context, worker, within));
+            }
             Output::RefuseNew { worker, keeps } => {
                 self.drains(|drains, context| drains.refuse(context, worker, keeps));
             }

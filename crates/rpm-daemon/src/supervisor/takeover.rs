@@ -252,6 +252,11 @@ fn closed_slots(listeners: &Listeners, core: &Core) -> Vec<SlotId> {
     open.filter(|slot| !core.has_slot(*slot)).collect()
 }
 
+/// How long a draining worker that the core terminates then may go on before it is told to close what it still has.
+pub(super) fn left_to_drain(until: Tick, now: Tick) -> Duration {
+    (until - now).saturating_sub(CLOSE_WITHIN)
+}
+
 /// Those that drain, which goes on when their agents come back: for how long, and, if they take no client any more, whether they keep those
 /// that they have.
 fn draining(catalog: Catalog<'_>, now: Tick) -> Vec<(WorkerId, Duration, Option<bool>)> {
@@ -259,7 +264,7 @@ fn draining(catalog: Catalog<'_>, now: Tick) -> Vec<(WorkerId, Duration, Option<
     let leaving = apps.flat_map(|app| catalog.core().leaving(*app));
     let draining = leaving.filter_map(|view| match view.phase {
         LeavingPhase::Draining { refuses_new } => {
-            let left = (view.until? - now).saturating_sub(CLOSE_WITHIN);
+            let left = left_to_drain(view.until?, now);
             Some((view.worker, left, refuses_new.map(|how| how.keeps)))
         }
         LeavingPhase::Standby | LeavingPhase::Terminating => None,

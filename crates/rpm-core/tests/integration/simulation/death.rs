@@ -73,10 +73,17 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         self.scalings.fall();
+        for process in self.processes.values_mut() {
+            process.watched = false;
+        }
         self.history.push((self.now, Line::Fall));
         self.commanded = true;
         self.core.take_over(self.now, &lost);
         self.obey_all()?;
+        // The next shell goes on with every drain.
+        for process in self.processes.values_mut() {
+            process.watched = process.draining && !process.terminated;
+        }
         for &worker in ended {
             self.rollouts.crashed(worker);
         }

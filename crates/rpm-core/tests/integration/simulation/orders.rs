@@ -10,7 +10,8 @@ impl World {
         self.rollouts.told(worker)?;
         self.check_aside(worker)?;
         let process = self.processes.get_mut(&worker).ok_or("unknown worker drained")?;
-        let first = !std::mem::replace(&mut process.draining, true);
+        process.draining = true;
+        let first = !std::mem::replace(&mut process.watched, true);
         demand(
             first && !process.terminated && process.fate == Fate::Alive,
             || format!("{worker:?} cannot drain"),
@@ -30,6 +31,10 @@ impl World {
         demand(process.fate == Fate::Alive && !process.terminated, || {
             format!("{worker:?} cannot refuse")
         })?;
+        if !process.watched {
+            // That it cannot drain was said already.
+            return Ok(());
+        }
         if self.dice.percent(20) {
             let delay = self.dice.up_to_ms(1000);
             self.plan(delay, Event::Tell(Input::DrainFailed { worker }));
@@ -46,6 +51,18 @@ impl World {
         let delay = self.dice.up_to_ms(5000);
         self.plan(delay, Event::Tell(Input::Drained { worker }));
         Ok(())
+    }
+
+    /// A worker that drains is looked at until it has nothing left; and again when clients came to it since, or are to come no more.
+    pub(crate) fn check_watched(&self, worker: WorkerId, refuses: bool) -> Verdict {
+        let watched = self.processes.get(&worker).is_some_and(|it| it.watched);
+        let serves = self
+            .slots
+            .iter()
+            .any(|(id, slot)| slot.open && slot.holder == Some(worker) && self.steered_to(*id));
+        demand(watched || (serves && !refuses), || {
+            format!("{worker:?} drains, and nobody looks at what it has left")
+        })
     }
 
     /// Nobody is steered to a worker that leaves while another one is online.

@@ -83,6 +83,8 @@ pub(crate) struct Process {
     pub(crate) fate: Fate,
     pub(crate) frozen: bool,
     pub(crate) draining: bool,
+    /// The shell looks at what it has left.
+    pub(crate) watched: bool,
     pub(crate) terminated: bool,
 }
 
@@ -154,6 +156,11 @@ impl World {
     fn pass_on(&mut self, input: Input) -> Verdict {
         self.history.push((self.now, Line::In(input.clone())));
         self.commanded = matches!(input, Input::Command { .. });
+        if let Input::Drained { worker } | Input::DrainFailed { worker } = input
+            && let Some(process) = self.processes.get_mut(&worker)
+        {
+            process.watched = false;
+        }
         self.core.handle(input, self.now);
         self.obey_all()
     }
@@ -226,6 +233,7 @@ impl World {
                     fate,
                     frozen: false,
                     draining: false,
+                    watched: false,
                     terminated: false,
                 };
                 self.processes.insert(worker, process);
@@ -414,6 +422,9 @@ impl World {
             demand(due, || format!("{view:?} has no deadline"))?;
             if view.phase != LeavingPhase::Standby {
                 self.check_aside(view.worker)?;
+            }
+            if let LeavingPhase::Draining { refuses_new } = view.phase {
+                self.check_watched(view.worker, refuses_new.is_some())?;
             }
         }
         Ok(())
