@@ -6,6 +6,7 @@ mod doctor;
 mod observe;
 mod progress;
 mod proxy;
+mod reload;
 mod scrape;
 mod signal;
 mod spec;
@@ -22,6 +23,7 @@ pub use doctor::Finding;
 pub use observe::*;
 pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
+pub use reload::{ReloadRequest, RollbackRequest};
 pub use scrape::{Answered, AppFigures, Scrape, ScrapedPage};
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
@@ -71,40 +73,6 @@ pub struct StartRequest {
     /// Answer only when every worker is ready (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,
-}
-
-/// `POST /v1/reload`: replace the workers of apps, losing nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReloadRequest {
-    /// Names, ids of instances, or `all`.
-    pub targets: Vec<String>,
-    /// Variables that the apps get besides those they have.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// For this reload, instead of what the apps are configured with.
-    #[serde(default)]
-    pub watch_after_ms: Option<u64>,
-    /// Answer only when the new workers serve (or one has failed).
-    #[serde(default = "yes")]
-    pub wait: bool,
-    /// What else the answer is about.
-    #[serde(default)]
-    pub follow: Follow,
-}
-
-/// `POST /v1/rollback`: bring back what an app was started from before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RollbackRequest {
-    /// The app's name or the id of one of its instances.
-    pub target: String,
-    /// Answer only when the new workers serve (or one has failed).
-    #[serde(default = "yes")]
-    pub wait: bool,
-    /// What else the answer is about.
-    #[serde(default)]
-    pub follow: Follow,
 }
 
 /// What to do with the instances a target names.

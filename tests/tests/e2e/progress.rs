@@ -111,20 +111,19 @@ fn every_app_that_fails_is_named_and_all_are_shown() {
 }
 
 #[test]
-fn a_reload_goes_on_without_who_asked_and_the_next_one_attaches() {
+fn a_reload_goes_on_without_who_asked_and_the_next_one_takes_its_turn() {
     let site = Site::start(Rpm::new(), &slow_start(), &[]);
     let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
     interrupted(&site);
     let ran = site.rpm.run(["reload", "site"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(
-        ran.stderr
-            .contains("attached to a reload of site that was already running"),
-        "{ran:?}"
-    );
     assert!(ran.stderr.contains(") ready, pid "), "{ran:?}");
-    assert_eq!(generation(&site.rpm), 2, "one reload");
+    assert_eq!(
+        generation(&site.rpm),
+        3,
+        "what is on the disk now may have come since the first began"
+    );
     clients.wait_ok(SOME);
     clients.finish_clean(&site.rpm);
 }

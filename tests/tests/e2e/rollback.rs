@@ -125,6 +125,20 @@ fn the_environment_goes_back_too() {
     assert_eq!(site.answer(), "one one blue");
 }
 
+/// Nor does a timetable or a file that is watched, which restart in the same way.
+#[test]
+fn a_restart_to_the_same_paths_leaves_what_a_rollback_goes_back_to() {
+    let site = Site::start(&["-i", "2"]);
+    site.release("two", APP);
+    site.rpm.ok(["reload", "site"]);
+    let before = site.rpm.pids("site");
+    site.rpm.ok(["restart", "site"]);
+    assert!(site.rpm.pids("site").iter().all(|pid| !before.contains(pid)));
+    assert_eq!(site.answer(), "two two blue");
+    site.rpm.ok(["rollback", "site"]);
+    assert_eq!(site.answer(), "one one blue");
+}
+
 #[test]
 fn nothing_to_go_back_to() {
     let site = Site::start(&["-i", "2"]);

@@ -97,6 +97,7 @@ pub(super) async fn apply(
             targets,
             env,
             watch_after_ms: watch_after.as_ref().and_then(Value::as_u64),
+            attach: false,
             wait: how.wait,
             follow,
         };

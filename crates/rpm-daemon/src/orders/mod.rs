@@ -112,8 +112,13 @@ impl Orders<'_> {
     pub(crate) fn command(&mut self, command: Command) -> oneshot::Receiver<Outcome> {
         let ticket = self.tickets.issue();
         self.journal.closes |= command == Command::Shutdown;
-        if let Command::Reload { app, .. } = &command {
-            self.tickets.note_reload(*app, ticket);
+        if let Command::Reload {
+            app,
+            config: Some(config),
+            ..
+        } = &command
+        {
+            self.tickets.note_reload(*app, config.revision, ticket);
         }
         if let Command::Reload { app, .. } | Command::Replace { app, .. } = &command {
             let workers = room_for(*app, self.workers);

@@ -25,6 +25,8 @@ pub(crate) struct Manner {
     pub(crate) moves: bool,
     /// Nobody waits for the outcome: the next reload ends this one.
     pub(crate) yields: bool,
+    /// The outcome of such a reload that runs is waited for, if whoever asked for it has gone.
+    pub(crate) attaches: bool,
     /// When the new ones serve, so many instances.
     pub(crate) then_scale: Option<u32>,
 }
@@ -42,21 +44,24 @@ impl Orders<'_> {
         let instances = self.catalog().resolve(&request.targets)?;
         let manner = Manner {
             watch_after: request.watch_after_ms.map(Duration::from_millis),
+            attaches: request.attach,
             ..Manner::default()
         };
         let apps = self.catalog().apps_of(&instances);
         self.renew_and_replace(apps, &request.env, manner)
     }
 
-    /// Brings back what served before the present generation; a reload that is going on is undone.
+    /// Brings back what served before the present generation; a reload that is going on is undone. If that only replaces workers by others of the same
+    /// revision, as when they have too much memory, what it is undone to is no other version, and the one before is brought back all the same.
     pub(crate) fn rollback(&mut self, request: &RollbackRequest) -> Result<Accepted, ApiError> {
         let app = self.catalog().resolve_app(&request.target)?;
         let name = self.catalog().label(app);
         let view = self.core.app(app).ok_or_else(|| going(&name))?;
-        if view.reload.is_some() {
+        let present = view.config.revision;
+        let renews = view.reload.map(|reload| reload.former == present);
+        if renews.is_some_and(|renews| !renews || view.previous.is_none()) {
             return Ok(self.undo(app));
         }
-        let present = view.config.revision;
         let Some(wanted) = view.previous else {
             return Err(failure(
                 format!("{name} has no previous generation"),
@@ -70,6 +75,9 @@ impl Orders<'_> {
                 format!("cannot roll back: {gone}"),
                 Some(&format!("{name} keeps serving; restore the files")),
             ));
+        }
+        if renews.is_some() {
+            drop(self.command(Command::Undo { app }));
         }
         let mut accepted = self.replace(app, wanted, Manner::default())?;
         if same {
@@ -121,9 +129,22 @@ impl Orders<'_> {
             accepted.extend(self.restart(&hard, env)?);
         }
         for (app, revision) in renewed {
+            let revision = self.present_if_same(app, revision);
             accepted.push(self.replace(app, revision, manner)?);
         }
         Ok(accepted)
+    }
+
+    /// The present revision, if this one means the same: a restart to the same paths is no new generation, and leaves what a rollback goes back to.
+    fn present_if_same(&self, app: AppId, revision: Revision) -> Revision {
+        let present = self.core.app(app).map(|view| view.config.revision);
+        let revisions = self.apps.get(&app).map(|app| &app.revisions);
+        match (present, revisions) {
+            (Some(present), Some(revisions)) if revisions.spec(present) == revisions.spec(revision) => {
+                present
+            }
+            _ => revision,
+        }
     }
 
     /// Stops and starts instances; each app has an outcome of its own. The paths of an app of which none is left out are taken anew.
@@ -143,10 +164,7 @@ impl Orders<'_> {
             .filter(whole)
             .collect();
         for (app, revision) in self.renew(apps, env)? {
-            let revisions = self.apps.get(&app).map(|app| &app.revisions);
-            let new = revisions.and_then(|revisions| revisions.spec(revision));
-            // The same paths are no new generation, and leave what a rollback goes back to.
-            if new != self.catalog().present_spec(app) {
+            if self.present_if_same(app, revision) == revision {
                 self.configure(app, revision)?;
             }
         }
@@ -239,7 +257,7 @@ impl Orders<'_> {
             ));
             return Ok(accepted);
         }
-        if !manner.yields
+        if manner.attaches
             && let Some(attached) = self.attach(app, revision, manner.then_scale)
         {
             return Ok(attached);
@@ -293,7 +311,7 @@ impl Orders<'_> {
             return None;
         }
         let instances = view.instances().collect();
-        let ticket = self.tickets.abandoned_reload(app)?;
+        let ticket = self.tickets.abandoned_reload(app, view.config.revision)?;
         let mut accepted = Accepted {
             outcome: self.tickets.wait_for(ticket),
             instances,

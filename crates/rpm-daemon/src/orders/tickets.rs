@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rpm_core::protocol::Outcome;
-use rpm_core::{AppId, Ticket};
+use rpm_core::{AppId, Revision, Ticket};
 use tokio::sync::oneshot;
 
 /// The commands that are not settled yet.
@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 pub(crate) struct Tickets {
     next: u64,
     waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
-    /// The ticket of the last reload of each app that one was asked for.
-    reloads: BTreeMap<AppId, Ticket>,
+    /// The last reload of each app that one was asked for: what it goes to, and its ticket.
+    reloads: BTreeMap<AppId, (Revision, Ticket)>,
 }
 
 impl Tickets {
@@ -50,14 +50,14 @@ impl Tickets {
         }
     }
 
-    /// This is the ticket of a reload of the app.
-    pub(crate) fn note_reload(&mut self, app: AppId, ticket: Ticket) {
-        self.reloads.insert(app, ticket);
+    /// This is the ticket of a reload of the app to this revision.
+    pub(crate) fn note_reload(&mut self, app: AppId, revision: Revision, ticket: Ticket) {
+        self.reloads.insert(app, (revision, ticket));
     }
 
-    /// The last reload of the app, if it is not settled and the requester has disconnected.
-    pub(crate) fn abandoned_reload(&self, app: AppId) -> Option<Ticket> {
-        let ticket = *self.reloads.get(&app)?;
+    /// The last reload of the app, if that goes to this revision, is not settled, and the requester has disconnected.
+    pub(crate) fn abandoned_reload(&self, app: AppId, revision: Revision) -> Option<Ticket> {
+        let (_, ticket) = *self.reloads.get(&app).filter(|(to, _)| *to == revision)?;
         self.waiting.get(&ticket)?.is_closed().then_some(ticket)
     }
 

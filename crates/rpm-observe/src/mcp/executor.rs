@@ -1,6 +1,6 @@
 //! Carries out calls: a request to the daemon, and what a client gets to see of its answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rpm_wire::api::{
@@ -38,6 +38,8 @@ pub(super) struct Executor {
     client: Client,
     /// What the apps have counted themselves, over calls.
     sums: Mutex<Sums>,
+    /// Apps whose reload was not waited for to its end: the next call goes on waiting for it.
+    going_on: Mutex<BTreeSet<String>>,
 }
 
 impl Executor {
@@ -45,6 +47,7 @@ impl Executor {
         Executor {
             client: Client::new(daemon),
             sums: Mutex::default(),
+            going_on: Mutex::default(),
         }
     }
 
@@ -187,7 +190,10 @@ impl Executor {
         match timeout(within, self.changed(change, reporter)).await {
             Ok(reply) => Ok(Changed::done(reply?, secrets)),
             Err(_) => Ok(Changed::in_progress(match change {
-                Change::Reload { .. } => RELOAD_AGAIN,
+                Change::Reload { app } => {
+                    self.going_on.lock().await.insert(app.clone());
+                    RELOAD_AGAIN
+                }
                 Change::Restart { .. } | Change::Scale { .. } | Change::Rollback { .. } => LOOK_AGAIN,
             })),
         }
@@ -204,6 +210,7 @@ impl Executor {
                     targets: vec![app.clone()],
                     env: BTreeMap::new(),
                     watch_after_ms: None,
+                    attach: self.going_on.lock().await.remove(app),
                     wait: true,
                     follow,
                 };

@@ -261,6 +261,7 @@ async fn changed(Request { verb, target }: &Request) -> anyhow::Result<ChangeRep
                 targets,
                 env: BTreeMap::new(),
                 watch_after_ms: None,
+                attach: false,
                 wait,
                 follow,
             };
