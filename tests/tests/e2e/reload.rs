@@ -1,5 +1,7 @@
 //! Reload: every worker is replaced under load and nothing is lost; a version that does not work never affects the running one.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Child;
 use std::time::Duration;
 
@@ -164,6 +166,40 @@ fn scaling_up_and_down_loses_nothing() {
     clients.finish_clean(&rpm);
 }
 
+/// A request that is not answered before the test is over.
+fn asked_for_ever(port: &Port) -> TcpStream {
+    let mut client = TcpStream::connect(("127.0.0.1", port.number())).expect("a connection");
+    let request = b"GET /?ms=3600000 HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.write_all(request).expect("it is sent");
+    client
+}
+
+/// Those that are being deleted are not counted any more.
+#[test]
+fn a_number_is_of_the_instances_that_stay() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("slow.js", "4")
+        .args(["--name", "web", "--drain-timeout", "60s"])
+        .port(&port)
+        .start(&rpm);
+    let clients: Vec<TcpStream> = (0..16).map(|_| asked_for_ever(&port)).collect();
+    let fewer = rpm.spawn(["scale", "web", "2"]);
+    let leaving = |list: &Vec<Process>| {
+        let stopping = list.iter().filter(|process| process.status == Status::Stopping);
+        stopping.count() == 2
+    };
+    wait_until("two drain", BOUND, || rpm.list(), leaving);
+    rpm.ok(["scale", "web", "+1", "--no-wait"]);
+    let staying = |list: &Vec<Process>| {
+        let online = list.iter().filter(|process| process.status == Status::Online);
+        online.count() == 3
+    };
+    let list = wait_until("three stay", BOUND, || rpm.list(), staying);
+    assert_eq!(list.len(), 5, "{list:#?}");
+    drop(clients);
+    fewer.wait_with_output().expect("the command ends");
+}
+
 #[test]
 fn a_version_that_does_not_work_never_serves() {
     let site = Site::start(
@@ -178,9 +214,6 @@ fn a_version_that_does_not_work_never_serves() {
         "setInterval(() => {}, 1000)",
         " within 2 s, where the version before it does\n",
     );
-    let elsewhere = format!("process.env.PORT = 0\n{}", hello());
-    let moved = "where the version before it does (it listens on 127.0.0.1:";
-    reload_fails(&site, &elsewhere, moved);
     // After all that, a good version is accepted.
     let before = site.rpm.list();
     site.write(&hello());
@@ -189,6 +222,16 @@ fn a_version_that_does_not_work_never_serves() {
     for (old, new) in before.iter().zip(&after) {
         assert_ne!(old.pid, new.pid);
     }
+}
+
+/// It has listened by the time that it has, on a machine that is busy too.
+#[test]
+fn a_version_that_listens_elsewhere_never_serves() {
+    let options = ["--reload-timeout", "8000", "--drain-timeout", "2000"];
+    let site = Site::start(Rpm::new(), &hello(), &options);
+    let elsewhere = format!("process.env.PORT = 0\n{}", hello());
+    let moved = "where the version before it does (it listens on 127.0.0.1:";
+    reload_fails(&site, &elsewhere, moved);
 }
 
 /// For [`slow_reload`], on any number of CPUs.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use regex_lite::Regex;
-use rpm_core::{AppId, Core, InstanceId, StateView};
+use rpm_core::{AppId, Core, EndsFor, InstanceId, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
 use crate::apps::app::{App, Apps};
@@ -195,6 +195,13 @@ impl<'a> Catalog<'a> {
     pub(crate) fn instances_of(self, app: AppId) -> Vec<InstanceId> {
         let ours = self.core.instances().filter(|view| view.app == app);
         ours.map(|view| view.id).collect()
+    }
+
+    /// The instances of an app that are not being deleted.
+    pub(crate) fn staying(self, app: AppId) -> Vec<InstanceId> {
+        let ours = self.core.instances().filter(|view| view.app == app);
+        let staying = ours.filter(|view| view.ends_for != Some(EndsFor::Delete));
+        staying.map(|view| view.id).collect()
     }
 
     pub(crate) fn name_of(self, id: InstanceId) -> Option<&'a str> {

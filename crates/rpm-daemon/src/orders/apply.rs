@@ -132,7 +132,7 @@ impl Orders<'_> {
             app.rests = false;
             app.unwatched &= !watches;
         }
-        let ids = self.catalog().instances_of(app);
+        let ids = self.catalog().staying(app);
         let online = |id: &InstanceId| {
             let view = self.core.instance(*id);
             view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))

@@ -110,21 +110,23 @@ impl Orders<'_> {
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
         let instances = self.catalog().resolve(&request.targets)?;
         let hard = request.hard;
-        self.note_wish(&instances, request);
         if !passable(&request.env) {
             return Err(failure(
                 "a variable has no name or contains a NUL byte",
                 Some("correct `env`"),
             ));
         }
-        Ok(match request.action {
+        let of_these = instances.clone();
+        let accepted = match request.action {
             Action::Restart if !request.hard => {
                 self.restart_gently(&instances, &request.env, Manner::default())?
             }
             Action::Restart => self.restart(&instances, &request.env)?,
             Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
             Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],
-        })
+        };
+        self.note_wish(&of_these, request);
+        Ok(accepted)
     }
 
     pub(crate) fn obey(
@@ -149,8 +151,7 @@ impl Orders<'_> {
                 None,
             ));
         }
-        let now = self.core.instances().filter(|view| view.app == app).count();
-        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        let now = u32::try_from(self.catalog().staying(app).len()).unwrap_or(u32::MAX);
         let count = wanted_count(&request.count, now, &request.target)?;
         if count > INSTANCE_LIMIT {
             return Err(too_many(count));
