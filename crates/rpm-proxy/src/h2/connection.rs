@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
@@ -51,8 +52,10 @@ pub(crate) async fn serve_any_version(
     let began = Instant::now();
     let mut first = BytesMut::new();
     let is_http2 = tokio::select! {
+        // What has arrived is served.
+        biased;
         is_http2 = is_http2(&mut stream, &mut first) => is_http2,
-        _ = closing.wait_for(|stage| stage.asks_to_close()) => return local_response::close_idle(stream).await,
+        _ = closing.wait_for(|stage| stage.closes_idle()) => return local_response::close_idle(stream).await,
         () = sleep(settings.header_timeout) => return local_response::close_idle(stream).await,
     };
     let stream = Prefixed::new(first.freeze(), stream);
@@ -107,8 +110,9 @@ async fn http2(
 ) {
     let shared = SharedIo::new(stream);
     {
-        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(peer)));
-        until_gone(connection, peer, closing, began).await;
+        let service = answering(peer, None);
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), service));
+        until_gone(connection, peer, (closing, ClosingStage::asks_to_close), began).await;
     }
     close_idle(shared).await;
 }
@@ -128,8 +132,10 @@ async fn http1(
         .max_buf_size(buffer_limit(&settings));
     let shared = SharedIo::new(stream);
     {
-        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(peer)));
-        until_gone(connection, peer, closing, began).await;
+        let service = answering(peer, Some(closing.clone()));
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), service));
+        // hyper closes an idle connection when it is asked to shut down. Before that, responses ask the client.
+        until_gone(connection, peer, (closing, ClosingStage::closes_idle), began).await;
     }
     close_idle(shared).await;
 }
@@ -146,24 +152,34 @@ async fn close_idle(shared: SharedIo<Prefixed<AnyStream>>) {
     }
 }
 
-/// The service that answers requests.
+/// The service that answers requests. `closing`: responses ask the client to close the connection, unless the front is open; for HTTP/1.
 fn answering(
     peer: &Rc<Peer>,
+    closing: Option<watch::Receiver<ClosingStage>>,
 ) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: 'static> + use<>
 {
     let peer = Rc::clone(peer);
     service_fn(move |request| {
-        let peer = Rc::clone(&peer);
-        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
+        let (peer, closing) = (Rc::clone(&peer), closing.clone());
+        async move {
+            let mut response = forward(&peer, request).await;
+            if closing.is_some_and(|stage| *stage.borrow() != ClosingStage::Open) {
+                // hyper closes the connection after it.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     })
 }
 
-/// Serves a connection until it ends. The client is asked to close it when it is idle for too long, since it `began` at first, or the front
-/// leaves. The connection is cut if it stays idle, and some time after the front is closed.
+/// Serves a connection until it ends. The client is asked to close it when it is idle for too long, since it `began` at first, or from the
+/// stage on for which `asks` is true. The connection is cut if it stays idle, and some time after the front is closed.
 async fn until_gone<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     peer: &Peer,
-    mut closing: watch::Receiver<ClosingStage>,
+    (mut closing, asks): (watch::Receiver<ClosingStage>, fn(ClosingStage) -> bool),
     began: Instant,
 ) {
     let settings = peer.front.settings();
@@ -173,8 +189,10 @@ async fn until_gone<C: GracefulConnection>(
         answer: settings.stream_timeout + STREAM_FIRST,
     };
     tokio::select! {
+        // A request that has arrived is served.
+        biased;
         _ = connection.as_mut() => return,
-        _ = closing.wait_for(|stage| stage.asks_to_close()) => {}
+        _ = closing.wait_for(|stage| asks(*stage)) => {}
         () = peer.streams().rest(limits, began) => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -5,6 +5,7 @@ mod both;
 mod corpus;
 mod forwarding;
 mod frames;
+mod h2c;
 mod heads;
 mod http2;
 mod logs;

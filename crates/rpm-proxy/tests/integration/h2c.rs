@@ -1,0 +1,143 @@
+//! Clients of workers that speak HTTP/2: hyper drives the connections of all of them, also those of HTTP/1 clients.
+
+use std::convert::Infallible;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rpm_proxy::{Settings, Target, UpstreamId};
+
+use crate::site::{BOUND, Site};
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// A worker that answers everything with `ok`.
+fn worker() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    listener.set_nonblocking(true).expect("it is ours");
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("it can be polled");
+            while let Ok((stream, _)) = listener.accept().await {
+                let answer = |_: Request<hyper::body::Incoming>| async {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                };
+                let server = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
+            }
+        });
+    });
+    addr
+}
+
+fn site(settings: Settings) -> Site {
+    let site = Site::with(Settings {
+        retries: 0,
+        h2c: true,
+        ..settings
+    });
+    site.front.set_upstreams(&[Target {
+        id: UpstreamId(2),
+        addr: worker().into(),
+        weight: 1,
+        key: 0,
+        reserved: false,
+    }]);
+    site
+}
+
+fn connect(site: &Site) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    stream
+}
+
+/// Reads a response whose content is `ok`, and returns its head in lower case.
+fn answer(client: &mut TcpStream) -> String {
+    let mut come = Vec::new();
+    while !come.ends_with(b"\r\n\r\nok") {
+        let mut byte = [0];
+        let read = client.read(&mut byte).expect("an answer");
+        assert_eq!(read, 1, "it ends after {}", String::from_utf8_lossy(&come));
+        come.push(byte[0]);
+    }
+    String::from_utf8_lossy(&come).to_lowercase()
+}
+
+/// All clients that have connected are known to the proxy, and so are its orders.
+fn settle(site: &Site, clients: u32) {
+    let mut reached = site.proxy.reached();
+    assert!(reached.blocking_recv().is_none());
+    let deadline = std::time::Instant::now() + BOUND;
+    while site.front.figures().connections < clients {
+        assert!(std::time::Instant::now() < deadline, "{:?}", site.front.figures());
+        thread::yield_now();
+    }
+}
+
+/// Nothing comes, and the connection does not end.
+fn stays(client: &TcpStream, what: &str) {
+    let within = Duration::from_millis(200);
+    client.set_read_timeout(Some(within)).expect("a deadline");
+    let read = (&mut &*client).read(&mut [0]);
+    let waits = read
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    assert!(waits, "{what}: {read:?}");
+    client.set_read_timeout(Some(BOUND)).expect("a deadline");
+}
+
+#[test]
+fn http1_clients_are_asked_to_close_by_their_next_response_alone() {
+    type Ask = fn(&Site);
+    let asks: [(&str, Ask); 3] = [
+        ("leave", |site| site.proxy.leave(1, true)),
+        ("thin", |site| site.proxy.thin(1)),
+        ("part", |site| site.proxy.part(1)),
+    ];
+    for (what, ask) in asks {
+        let site = site(Settings::default());
+        let (mut new, mut idle) = (connect(&site), connect(&site));
+        idle.write_all(REQUEST).expect("it is sent");
+        assert!(!answer(&mut idle).contains("connection: close"));
+        settle(&site, 2);
+        ask(&site);
+        settle(&site, 2);
+        stays(&new, what);
+        stays(&idle, what);
+        for client in [&mut new, &mut idle] {
+            client.write_all(REQUEST).expect("it is sent");
+            let head = answer(client);
+            assert!(head.contains("connection: close\r\n"), "{what}: {head}");
+            let end = client.read(&mut [0]);
+            assert!(matches!(end, Ok(0)), "{what}: {end:?}");
+        }
+    }
+}
+
+#[test]
+fn idle_http1_clients_are_closed_at_last() {
+    let site = site(Settings::default());
+    let (mut new, mut idle) = (connect(&site), connect(&site));
+    idle.write_all(REQUEST).expect("it is sent");
+    answer(&mut idle);
+    settle(&site, 2);
+    site.proxy.part(1);
+    site.proxy.clear(1);
+    for client in [&mut new, &mut idle] {
+        let end = client.read(&mut [0]);
+        assert!(matches!(end, Ok(0)), "{end:?}");
+    }
+}
