@@ -26,6 +26,13 @@ const IDLE_LIMIT: usize = 512;
 /// Idle connections are not used after this time: Node and others close theirs after 5 s.
 const IDLE_LONGEST: Duration = Duration::from_secs(4);
 
+/// How much of a response a worker that speaks HTTP/2 may send before its client takes it, in bytes. On loopback a round trip takes less than a
+/// millisecond, so that this is no limit for one response.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all responses of a connection. A thread has one to each worker, so clients that do not read must not use it up: it holds the
+/// windows of 4096 of them.
+const CONNECTION_WINDOW: u32 = 4096 * STREAM_WINDOW;
+
 /// Most bytes that hyper buffers of an HTTP/1 connection: its own default, or more if heads may be larger.
 pub(crate) fn buffer_limit(settings: &Settings) -> usize {
     const USUAL: usize = 400 * 1024;
@@ -167,7 +174,10 @@ impl Pools {
         // The task ends when the sender is dropped or the upstream closes the connection. The request gets the error.
         if settings.h2c {
             let mut builder = http2::Builder::new(Local);
-            builder.max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX));
+            builder
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX));
             let shaken = timeout(within, builder.handshake(io)).await.map_err(late)?;
             let (sender, connection) = shaken.map_err(io::Error::other)?;
             tokio::task::spawn_local(async move { drop(connection.await) });

@@ -42,6 +42,13 @@ const STREAM_FIRST: Duration = Duration::from_secs(1);
 /// Time for requests in flight when the front is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How much of a request's body may have arrived that its worker has not taken yet, in bytes. An upload gets that much in one round trip: 20 MiB/s
+/// where one takes 50 ms.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all requests of a connection, which is the memory that a client can take. It is what so many stalled uploads hold before the
+/// others of the connection wait, too.
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
 /// Serves a client of any version of HTTP, for workers that speak HTTP/2. HTTP/1 framing cannot be passed on to them.
 pub(crate) async fn serve_any_version(
     mut stream: AnyStream,
@@ -96,6 +103,8 @@ fn http2_builder(settings: &Settings) -> http2::Builder<Local> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(read_limit(settings))
         .keep_alive_interval(Some(settings.header_timeout));
     builder

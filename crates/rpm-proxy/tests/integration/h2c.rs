@@ -3,11 +3,15 @@
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -18,8 +22,27 @@ use crate::site::{BOUND, Site};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// A worker that answers everything with `ok`.
-fn worker() -> SocketAddr {
+/// What a worker sends to requests for `/endless`, as far as it is taken.
+struct Endless(Arc<AtomicUsize>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = Bytes::from_static(&[b'x'; 16_384]);
+        self.0.fetch_add(part.len(), Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+}
+
+/// A worker that answers with `ok`, or without end. It counts what is taken of the latter.
+fn worker() -> (SocketAddr, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let addr = listener.local_addr().expect("an address");
     listener.set_nonblocking(true).expect("it is ours");
@@ -31,18 +54,27 @@ fn worker() -> SocketAddr {
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("it can be polled");
             while let Ok((stream, _)) = listener.accept().await {
-                let answer = |_: Request<hyper::body::Incoming>| async {
-                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                let counted = Arc::clone(&counted);
+                let answer = move |request: Request<Incoming>| {
+                    let body = match request.uri().path() {
+                        "/endless" => Endless(Arc::clone(&counted)).boxed(),
+                        _ => Full::new(Bytes::from_static(b"ok")).boxed(),
+                    };
+                    std::future::ready(Ok::<_, Infallible>(Response::new(body)))
                 };
                 let server = http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
             }
         });
     });
-    addr
+    (addr, taken)
 }
 
 fn site(settings: Settings) -> Site {
+    site_of(worker().0, settings)
+}
+
+fn site_of(worker: SocketAddr, settings: Settings) -> Site {
     let site = Site::with(Settings {
         retries: 0,
         h2c: true,
@@ -50,7 +82,7 @@ fn site(settings: Settings) -> Site {
     });
     site.front.set_upstreams(&[Target {
         id: UpstreamId(2),
-        addr: worker().into(),
+        addr: worker.into(),
         weight: 1,
         key: 0,
         reserved: false,
@@ -140,4 +172,28 @@ fn idle_http1_clients_are_closed_at_last() {
         let end = client.read(&mut [0]);
         assert!(matches!(end, Ok(0)), "{end:?}");
     }
+}
+
+/// All requests of a thread share one connection to a worker, and so does what is not read of their responses.
+#[test]
+fn clients_that_read_nothing_stop_no_other_client() {
+    let (addr, taken) = worker();
+    let site = site_of(addr, Settings::default());
+    let mut stalled = Vec::new();
+    for count in 1..=5 {
+        let mut client = connect(&site);
+        client
+            .write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+            .expect("it is sent");
+        stalled.push(client);
+        settle(&site, count);
+        let mut before = 0;
+        while before != taken.load(Ordering::Relaxed) || before == 0 {
+            before = taken.load(Ordering::Relaxed);
+            stays(&connect(&site), "another client");
+        }
+    }
+    let mut other = connect(&site);
+    other.write_all(REQUEST).expect("it is sent");
+    answer(&mut other);
 }

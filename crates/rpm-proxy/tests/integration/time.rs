@@ -152,6 +152,47 @@ fn a_worker_that_does_not_read_is_blamed_over_http2() {
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
 
+/// Sends a body until nothing of it is taken any more. Returns how much was sent. `before`: what other streams have sent.
+fn fill(client: &mut Client, stream: u32, before: usize) -> usize {
+    let initial = client.seen.initial_window.expect("it is known");
+    let mut sent = 0;
+    loop {
+        let widened = |stream| client.seen.widened.get(&stream).copied().unwrap_or(0);
+        let room = (initial + widened(stream) - sent).min(WINDOW + widened(0) - before - sent);
+        if room == 0 {
+            let known = (widened(stream), widened(0));
+            client.hears_nothing(SHORT);
+            let widened = |stream| client.seen.widened.get(&stream).copied().unwrap_or(0);
+            if known == (widened(stream), widened(0)) {
+                return sent;
+            }
+        }
+        let count = room.min(16_384);
+        client.send(&frame(DATA, 0, stream, &vec![b'x'; count]));
+        sent += count;
+    }
+}
+
+/// Streams share the window of their connection.
+#[test]
+fn uploads_that_stall_stop_no_other_upload_of_their_connection() {
+    let site = site(|usual| usual);
+    let mut client = Client::connect(&site, &[]);
+    client.read_until(|seen| seen.initial_window.is_some());
+    let mut sent = 0;
+    for stream in [1, 3, 5] {
+        let head = fields(&at(POST, "/deaf"));
+        client.send(&frame(HEADERS, END_HEADERS, stream, &head));
+        sent += fill(&mut client, stream, sent);
+    }
+    client.send(&post(7));
+    let window = WINDOW + client.seen.widened.get(&0).copied().unwrap_or(0);
+    assert!(window > sent, "the connection takes no more: {:?}", client.seen);
+    client.send(&frame(DATA, END_STREAM, 7, b"x"));
+    client.read_until(|seen| seen.complete.contains(&7));
+    assert_eq!(client.seen.statuses.get(&7), Some(&OK), "{:?}", client.seen);
+}
+
 /// A connection that is not waited for without end.
 fn connect(site: &Site) -> TcpStream {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
