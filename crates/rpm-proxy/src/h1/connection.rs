@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Failed};
+use super::framing::Framing;
 use super::head::{Parsed, RequestHead, may_be_complete, rewrite};
 use super::request_syntax::{field_room, parse_request};
 use super::wire::Wire;
@@ -21,7 +22,7 @@ use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::Attempts;
 use crate::deadline::Deadline;
 use crate::peer::Peer;
-use crate::policy::rejection::{Rejection, SLOW_CLIENT, SLOW_HEAD, UNREADABLE};
+use crate::policy::rejection::{Rejection, SLOW_CLIENT, SLOW_HEAD, TOO_LONG, UNREADABLE};
 use crate::policy::request::RequestPolicy;
 use crate::policy::retry::Unanswered;
 use crate::settings::Settings;
@@ -278,6 +279,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Sends the request to an upstream, or to another one if the first fails and the request may be retried.
     async fn forward(&mut self, head: &RequestHead) -> Turn {
+        if matches!(head.framing, Framing::Length(length) if length > self.settings.max_body) {
+            return self.reject(TOO_LONG).await;
+        }
         let front = &self.peer.front;
         let replayable = head.is_idempotent && head.framing.is_empty() && !head.upgrades;
         let mut attempts = Attempts::new(

@@ -24,8 +24,6 @@ pub(crate) struct Exchange<'x, S> {
     stays: bool,
     /// Lines to add to the head of the response.
     extra: &'x [u8],
-    /// Largest body of a request.
-    limit: u64,
     /// Largest head of a response.
     max_head: usize,
     upload: Pump,
@@ -85,7 +83,7 @@ pub(crate) enum Failed {
 }
 
 impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
-    /// The head of the request must be in the upstream's output already.
+    /// The head of the request must be in the upstream's output already. `limit`: the largest body of a request, in bytes.
     pub(crate) fn new(
         (client, upstream): (&'x mut Wire<S>, &'x mut Wire<TcpStream>),
         request: &'x RequestHead,
@@ -99,9 +97,8 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             request,
             stays,
             extra,
-            limit,
             max_head,
-            upload: Pump::new(Scanner::new(request.framing), Form::Same),
+            upload: Pump::new(Scanner::new(request.framing), Form::Same, limit),
             sent: Sent::Partly,
             expects: request.expects,
             answer: None,
@@ -159,7 +156,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             return Poll::Ready(Ok(ended));
         }
         if let (Some((_, download)), false) = (&mut self.answer, self.answered) {
-            ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(broken)?;
+            ready!(download.poll(self.upstream, self.client, context)).map_err(broken)?;
             self.answered = true;
         }
         // The response may end before the request does; the upstream may still read the rest. But a client that waits for `100 Continue` need
@@ -205,7 +202,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     /// Passes on the request, then watches for the end of the client's connection.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Failed> {
         if self.sent == Sent::Partly {
-            match self.upload.poll(self.client, self.upstream, self.limit, context) {
+            match self.upload.poll(self.client, self.upstream, context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => self.sent = Sent::Whole,
                 Poll::Ready(Err(Stuck::Source)) => return Err(Failed::Gone),
@@ -346,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
                             (false, true) => Form::Bare,
                             (false, false) => Form::Same,
                         };
-                        let mut download = Pump::new(Scanner::new(head.framing), form);
+                        let mut download = Pump::new(Scanner::new(head.framing), form, u64::MAX);
                         used += match download.pass(&bytes[used..], self.client, context) {
                             Ok(passed) => passed,
                             Err(Stuck::Framing(_)) => {

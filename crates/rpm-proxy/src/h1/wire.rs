@@ -135,8 +135,9 @@ pub(crate) struct Pump {
     trailers: Vec<u8>,
     /// Bytes of the body that have arrived, with the framing of chunks.
     pub(crate) bytes: u64,
-    /// Bytes of the content.
+    /// Bytes of the content, and how many it may have.
     content: u64,
+    limit: u64,
 }
 
 /// Why a body did not end.
@@ -153,7 +154,8 @@ pub(crate) enum Stuck {
 }
 
 impl Pump {
-    pub(crate) fn new(scanner: Scanner, form: Form) -> Pump {
+    /// `limit`: the largest content, in bytes; for a body that is passed on unchanged.
+    pub(crate) fn new(scanner: Scanner, form: Form, limit: u64) -> Pump {
         Pump {
             scanner,
             form,
@@ -161,6 +163,7 @@ impl Pump {
             trailers: Vec::new(),
             bytes: 0,
             content: 0,
+            limit,
         }
     }
 
@@ -169,7 +172,6 @@ impl Pump {
         &mut self,
         from: &mut Wire<A>,
         to: &mut Wire<B>,
-        limit: u64,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Stuck>>
     where
@@ -181,7 +183,6 @@ impl Pump {
             let used = self.pass(&input, to, context)?;
             from.input = input;
             from.input.advance(used);
-            self.check(limit)?;
         }
         loop {
             if self.scanner.is_done() {
@@ -192,15 +193,6 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_more(from, to, context))?;
-            self.check(limit)?;
-        }
-    }
-
-    fn check(&self, limit: u64) -> Result<(), Stuck> {
-        if self.content > limit {
-            Err(Stuck::TooLong)
-        } else {
-            Ok(())
         }
     }
 
@@ -275,6 +267,10 @@ impl Pump {
         }
         let (used, same) = self.split(bytes).map_err(framing)?;
         self.bytes += used as u64;
+        if self.content > self.limit {
+            // Nothing of these bytes is sent: they may hold the end of the body, and then the worker would have it whole.
+            return Err(Stuck::TooLong);
+        }
         to.send(&bytes[..same], context).map_err(|_| Stuck::Sink)?;
         if self.scanner.is_done() && !self.trailers.is_empty() {
             let lines = trailers::lines(&std::mem::take(&mut self.trailers));

@@ -116,6 +116,9 @@ async fn exchange(
     if let Some(port) = settings.redirect {
         return redirect(&parts, port);
     }
+    if has_body && body.size_hint().lower() > settings.max_body {
+        return Err(TOO_LONG.into());
+    }
     if settings.h2c {
         head::to_h2c(&mut parts)?;
     } else if has_body {

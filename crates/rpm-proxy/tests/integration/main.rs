@@ -8,6 +8,7 @@ mod frames;
 mod h2c;
 mod heads;
 mod http2;
+mod limits;
 mod logs;
 mod parting;
 mod retries;

@@ -296,7 +296,6 @@ fn a_client_that_sends_all_before_it_reads_has_the_proxys_own_answer_too() {
         ..usual()
     };
     let answer = send_and_then_read(&Place::of(Worker::Sleeps, limited));
-    // The worker's own or ours: whichever was first.
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let alone = Settings {
         hold_timeout: Duration::from_millis(1),
