@@ -26,7 +26,7 @@ use crate::attempt::Attempts;
 use crate::gzip::Gzip;
 use crate::peer::Peer;
 use crate::policy::rejection::{
-    BROKEN_BODY, MOVED, NO_CONNECT, Rejection, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNDIRECTED,
+    BROKEN_BODY, MOVED, NO_CONNECT, NO_WEBSOCKET, Rejection, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNDIRECTED,
 };
 use crate::policy::request::{RequestPolicy, https_location};
 use crate::policy::retry::{Unanswered, is_idempotent};
@@ -337,6 +337,10 @@ impl Attempt<'_> {
             Err(_) => return Err(self.attempts.bad_answer(upstream, after).into()),
         };
         self.attempts.answered(upstream, status, after);
+        if self.is_websocket && parts.status.is_success() {
+            // For the client the tunnel would be open (RFC 8441, 5). Nothing is wrong with the worker: it may ignore `Upgrade`.
+            return Err(NO_WEBSOCKET.into());
+        }
         Ok(Answer {
             parts,
             body,

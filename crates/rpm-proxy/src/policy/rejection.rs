@@ -72,6 +72,8 @@ pub(crate) const UNKNOWN_VERSION: Rejection = Rejection::new(505, "HTTP version 
 pub(crate) const UNREADABLE: Rejection = Rejection::new(502, "malformed upstream response");
 /// The worker ended the connection, or does not accept any.
 pub(crate) const UNANSWERED: Rejection = Rejection::new(502, "no response from upstream");
+/// The worker has answered a request for a WebSocket as if it were another one.
+pub(crate) const NO_WEBSOCKET: Rejection = Rejection::new(502, "upstream did not open the WebSocket");
 /// No worker could be given the request in time.
 pub(crate) const NO_WORKER: Rejection = Rejection::new(503, "no worker available");
 /// All workers have as many requests as they may have, and too many requests wait, or too long.

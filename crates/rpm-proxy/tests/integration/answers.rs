@@ -10,6 +10,7 @@ use hyper::{HeaderMap, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rpm_proxy::Settings;
 
+use crate::frames::*;
 use crate::site::{BOUND, Site};
 
 /// What a client has.
@@ -291,4 +292,39 @@ fn unsupported_requests_are_rejected_as_over_http1() {
     assert_eq!(status(&many[..120]), 200);
     // What browsers do with a long cookie.
     assert_eq!(status(&[("cookie", "a=1"); 150]), 200);
+}
+
+/// Any status from 200 to 299 would tell the client that its tunnel is open (RFC 8441, 5).
+#[test]
+fn a_websocket_that_a_worker_does_not_open_is_not_open_over_http2() {
+    let refused = "upstream did not open the WebSocket\n".len();
+    for (answer, status, length) in [
+        ("200 OK\r\ncontent-length: 2\r\n\r\nok", None, refused),
+        ("204 No Content\r\n\r\n", None, refused),
+        ("404 Not Found\r\ncontent-length: 2\r\n\r\nno", Some(0x8d), 2),
+    ] {
+        let site = Site::with(Settings::default());
+        let path = site.upstream.says(format!("HTTP/1.1 {answer}").as_bytes());
+        // More than would eject a worker that fails: one that has no WebSockets is not broken.
+        for _ in 0..21 {
+            let mut client = Client::connect(&site, &[]);
+            let asked = fields(&[
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                (":scheme", "http"),
+                (":path", &path),
+                (":authority", "x"),
+            ]);
+            client.send(&frame(HEADERS, END_HEADERS, 1, &asked));
+            client.read_until(|seen| seen.complete.contains(&1));
+            let seen = &client.seen;
+            assert_eq!(seen.data, [(1, length)], "{answer}: {seen:?}");
+            let expected = status.unwrap_or(seen.statuses[&1]);
+            assert_eq!(seen.statuses[&1], expected, "{answer}: {seen:?}");
+        }
+        let figures = site.front.figures();
+        let class = if status.is_some() { 4 } else { 5 };
+        assert_eq!(figures.answers[class - 1], 21, "{answer}: {figures:?}");
+        assert_eq!(figures.upstreams[0].ejections, 0, "{answer}: {figures:?}");
+    }
 }
