@@ -108,8 +108,8 @@ pub(crate) struct Entry {
     agent: Option<String>,
 }
 
-/// The response to a request, as the log shows it.
-#[derive(Clone, Copy, Debug)]
+/// The response to a request, as the log shows it. By default there is none.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) status: u16,
     pub(crate) bytes: u64,
@@ -131,11 +131,7 @@ impl Line {
             log,
             entry,
             client,
-            outcome: Outcome {
-                status: 0,
-                bytes: 0,
-                upstream: None,
-            },
+            outcome: Outcome::default(),
         }
     }
 }

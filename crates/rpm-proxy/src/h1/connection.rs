@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Buf as _;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::exchange::{Ended, Exchange, Failed};
+use super::exchange::{AHEAD, Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, RequestHead, may_be_complete, rewrite};
 use super::request_syntax::{field_room, parse_request};
@@ -66,11 +66,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         served: 0,
         entry: None,
         span: None,
-        outcome: Outcome {
-            status: 0,
-            bytes: 0,
-            upstream: None,
-        },
+        outcome: Outcome::default(),
     };
     loop {
         match session.turn().await {
@@ -160,6 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             HeadRead::Http2 => return Turn::Http2,
         };
         self.peer.front.earn_retry();
+        self.outcome = Outcome::default();
         if let Some(port) = self.settings.redirect {
             let turn = self.redirect(port, &head).await;
             self.log();
@@ -292,9 +289,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.span.clone(),
         );
         loop {
-            let in_flight = match attempts.upstream().await {
-                Ok(in_flight) => in_flight,
-                Err(rejection) => return self.fail(rejection, head).await,
+            let in_flight = match self.upstream(&mut attempts).await {
+                Some(Ok(in_flight)) => in_flight,
+                Some(Err(rejection)) => return self.fail(rejection, head).await,
+                None => return Turn::End,
             };
             let upstream = Arc::clone(in_flight.upstream());
             let wires = &self.peer.pools.wires;
@@ -348,6 +346,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Err(Failed::Broken | Failed::Gone) => return Turn::End,
             }
         }
+    }
+
+    /// Assigns the request to an upstream. `None`: the client has gone before there was one. As during an exchange, a client that has closed its
+    /// side counts as gone.
+    async fn upstream(&mut self, attempts: &mut Attempts<'_>) -> Option<Result<InFlight, Rejection>> {
+        let client = &mut self.client;
+        let mut chosen = pin!(attempts.upstream());
+        poll_fn(|context| {
+            if let Poll::Ready(chosen) = chosen.as_mut().poll(context) {
+                return Poll::Ready(Some(chosen));
+            }
+            while client.input.len() < AHEAD {
+                match ready!(client.poll_fill(AHEAD, context)) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(None),
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Sends the request to the upstream, and the response to the client.

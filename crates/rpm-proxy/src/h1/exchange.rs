@@ -12,8 +12,8 @@ use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::gzip::Gzip;
 use crate::policy::rejection::{Rejection, TOO_LONG, bad};
 
-/// Most bytes of further requests that a client may send while it waits for a response.
-const AHEAD: usize = 16 * 1024;
+/// Most bytes that are read of a client while it waits for an upstream, or for a response after its request.
+pub(super) const AHEAD: usize = 16 * 1024;
 
 /// A request that is being sent, and its response.
 pub(crate) struct Exchange<'x, S> {

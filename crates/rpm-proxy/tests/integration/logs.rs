@@ -171,3 +171,21 @@ fn a_request_without_a_path_has_its_authority_as_target() {
         ],
     );
 }
+
+#[test]
+fn a_client_that_has_gone_before_there_was_a_worker_has_a_line_without_a_status() {
+    let (file, settings) = log("gone");
+    let site = logging(settings);
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).expect("it is sent");
+    assert!(lines(&file, 1)[0].contains("\"status\":200,"));
+    site.front.set_upstreams(&[]);
+    stream.write_all(request).expect("it is sent");
+    drop(stream);
+    let line = lines(&file, 2).swap_remove(1);
+    assert!(line.contains("\"status\":0,\"bytes\":0,"), "{line}");
+    assert!(line.contains("\"instance\":null"), "{line}");
+    std::fs::remove_file(&file).expect("it is there");
+}

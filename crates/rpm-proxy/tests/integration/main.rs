@@ -16,3 +16,4 @@ mod site;
 mod time;
 mod tracing;
 mod uploads;
+mod waiting;
