@@ -107,10 +107,13 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
     }
 
-    /// A number that changes with every progress.
+    /// A number that changes with every progress: of what arrives, and of what is delivered. A side that takes slowly what has arrived does not
+    /// stall; with compression, much may arrive before anything is delivered.
     pub(crate) fn progress(&self) -> u64 {
-        let answered = self.answer.as_ref();
-        self.upload.bytes + answered.map_or(0, |(_, download)| download.bytes + 1) + u64::from(self.answered)
+        let (up, down) = self.bytes();
+        // Interim responses do not give the worker more time for its response.
+        let delivered = self.answer.as_ref().map_or(0, |_| self.client.sent + 1);
+        up + down + self.upstream.sent + delivered + u64::from(self.answered)
     }
 
     /// The client has the whole response. The body of the request may still be in flight.
@@ -366,5 +369,72 @@ fn broken(stuck: Stuck) -> Failed {
     match stuck {
         Stuck::Sink => Failed::Gone,
         Stuck::Source | Stuck::Framing(_) | Stuck::TooLong => Failed::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::h1::framing::Framing;
+
+    const GET: RequestHead = RequestHead {
+        framing: Framing::Nothing,
+        keep_alive: true,
+        is_11: true,
+        is_head: false,
+        is_idempotent: true,
+        upgrades: false,
+        expects: false,
+        compress: false,
+        gzip: false,
+        sticky: None,
+    };
+
+    /// Polls once, and returns the progress if the exchange goes on.
+    async fn progress<S: AsyncRead + AsyncWrite + Unpin>(exchange: &mut Exchange<'_, S>) -> Option<u64> {
+        let ended = poll_fn(|context| Poll::Ready(exchange.poll(context).is_ready())).await;
+        (!ended).then(|| exchange.progress())
+    }
+
+    /// What a client has not taken yet is in buffers of the proxy: nothing arrives meanwhile.
+    #[tokio::test]
+    async fn what_a_client_takes_is_progress() {
+        const LENGTH: usize = 20_000;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (upstream, worker) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let (mut worker, _) = worker.expect("it listens");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+        worker
+            .write_all(&[head.as_bytes(), &[b'x'; LENGTH]].concat())
+            .await
+            .expect("it is taken");
+        let (ours, mut theirs) = duplex(1000);
+        let (mut client, mut upstream) = (Wire::new(ours), Wire::new(upstream.expect("it listens")));
+        upstream.io.readable().await.expect("it has come");
+        let mut out = Vec::new();
+        let mut exchange = Exchange::new(
+            (&mut client, &mut upstream),
+            &GET,
+            (true, b""),
+            (u64::MAX, 64 * 1024),
+            &mut out,
+        );
+        let mut before = progress(&mut exchange).await.expect("it goes on");
+        let mut taken = 0;
+        loop {
+            taken += theirs.read(&mut [0; 1000]).await.expect("more of it");
+            let Some(now) = progress(&mut exchange).await else {
+                break;
+            };
+            assert!(now > before, "after {taken} bytes");
+            before = now;
+        }
+        assert!(taken > LENGTH - 2000, "{taken}");
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Wire<S> {
     pub(crate) input: BytesMut,
     /// Output that was not sent yet.
     pub(crate) output: BytesMut,
+    /// Bytes that were sent.
+    pub(crate) sent: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -35,6 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             io,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            sent: 0,
         }
     }
 
@@ -56,6 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(count);
+            self.sent += count as u64;
         }
         Pin::new(&mut self.io).poll_flush(context)
     }
@@ -69,6 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             match Pin::new(&mut self.io).poll_write_vectored(context, &both[first..]) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
+                    self.sent += count as u64;
                     let waited = count.min(self.output.remaining());
                     self.output.advance(waited);
                     sent += count - waited;
