@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
 use crate::settings::{BadHeadSize, Settings, head_size};
-use crate::upstream::{NewUpstream, Target, UpstreamFigures, Upstreams, Waiting};
+use crate::upstream::{NewUpstream, Target, Upstream, UpstreamFigures, Upstreams, Waiting};
 
 /// The protocols that a client may choose from by ALPN.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
@@ -53,6 +53,8 @@ pub struct Figures {
     pub retries: u64,
     /// Requests for which no upstream was found in time.
     pub unavailable: u64,
+    /// Responses that their upstream began and did not finish.
+    pub broken: u64,
     /// Connected clients.
     pub connections: u32,
     /// Refused connections: the address had as many as it may.
@@ -71,6 +73,15 @@ pub struct Figures {
     pub upstreams: Vec<UpstreamFigures>,
 }
 
+/// Why a response that had begun did not end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unfinished {
+    /// The upstream closed the connection, or sent a malformed body.
+    BrokeOff,
+    /// The upstream sent nothing for [`Settings::stream_timeout`].
+    Stalled,
+}
+
 /// A public address.
 #[derive(Debug)]
 pub struct Front {
@@ -86,6 +97,7 @@ pub struct Front {
     answers: [AtomicU64; 5],
     retries: AtomicU64,
     unavailable: AtomicU64,
+    broken: AtomicU64,
     budget: AtomicI64,
     connections: AtomicU32,
     turned_away: AtomicU64,
@@ -121,6 +133,7 @@ impl Front {
             answers: Default::default(),
             retries: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
             budget: AtomicI64::new(BUDGET_RESERVE * BUDGET_PART),
             origin: Instant::now(),
         })
@@ -218,6 +231,7 @@ impl Front {
             answers: [0, 1, 2, 3, 4].map(|class| self.answers[class].load(Ordering::Relaxed)),
             retries: self.retries.load(Ordering::Relaxed),
             unavailable: self.unavailable.load(Ordering::Relaxed),
+            broken: self.broken.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
             turned_away: self.turned_away.load(Ordering::Relaxed),
             times: std::array::from_fn(|bucket| self.times[bucket].load(Ordering::Relaxed)),
@@ -256,6 +270,21 @@ impl Front {
 
     pub(crate) fn count_unavailable(&self) {
         self.unavailable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a response that its upstream did not finish, and logs which one that was.
+    pub(crate) fn unfinished(&self, upstream: &Upstream, status: u16, why: Unfinished) {
+        let now = self.ms_since_start();
+        self.broken.fetch_add(1, Ordering::Relaxed);
+        let why = match why {
+            Unfinished::BrokeOff => {
+                upstream.failed(now);
+                "response broke off"
+            }
+            // No failure: streams of events may be silent for long, and several end at once.
+            Unfinished::Stalled => "response stalled",
+        };
+        upstream.blame(status, why, now);
     }
 
     /// Counts bytes of bodies: from a client, and to it.

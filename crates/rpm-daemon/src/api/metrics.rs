@@ -69,6 +69,7 @@ impl View<'_> {
                 }
                 counter!("rpm_proxy_retries_total", "app" => name.clone()).increment(figures.retries);
                 counter!("rpm_proxy_unavailable_total", "app" => name.clone()).increment(figures.unavailable);
+                counter!("rpm_proxy_broken_responses_total", "app" => name.clone()).increment(figures.broken);
                 gauge!("rpm_proxy_connections", "app" => name.clone())
                     .increment(f64::from(figures.connections));
                 counter!("rpm_proxy_turned_away_total", "app" => name.clone()).increment(figures.turned_away);
@@ -129,7 +130,7 @@ pub(super) const PROXY_BOUNDS_MS: [f64; BOUNDS_MS.len()] = {
 };
 
 /// The proxy's figures: name, unit, whether it only grows, what it is.
-const PROXY: [(&str, Unit, bool, &str); 12] = [
+const PROXY: [(&str, Unit, bool, &str); 13] = [
     (
         "rpm_proxy_answers_total",
         Unit::Count,
@@ -201,6 +202,12 @@ const PROXY: [(&str, Unit, bool, &str); 12] = [
         Unit::Count,
         true,
         "Requests that found no upstream in time",
+    ),
+    (
+        "rpm_proxy_broken_responses_total",
+        Unit::Count,
+        true,
+        "Responses that their upstream began and did not finish",
     ),
 ];
 

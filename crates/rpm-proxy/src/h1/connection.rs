@@ -5,18 +5,18 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Buf as _;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::exchange::{AHEAD, Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, RequestHead, may_be_complete, rewrite};
 use super::request_syntax::{field_room, parse_request};
+use super::upgrade;
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::Attempts;
@@ -28,7 +28,6 @@ use crate::policy::retry::Unanswered;
 use crate::settings::Settings;
 use crate::stage::ClosingStage;
 use crate::trace::open::OpenSpan;
-use crate::tunnel;
 use crate::upstream::{InFlight, Upstream, connect};
 
 /// Why an attempt failed, for the log.
@@ -39,8 +38,7 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const HEAD_READ: usize = 16 * 1024;
 /// The access log shows only this many bytes of a rejected head.
 const LOGGED: usize = 8 * 1024;
-/// Longer than any connection lives.
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How serving a connection ended.
 pub(crate) enum Served<S> {
     /// The connection has ended.
@@ -83,7 +81,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             Turn::Http2 => return Served::Http2(session.client),
             Turn::Switched(upstream, in_flight) => {
                 let within = session.settings.tunnel_timeout;
-                let bytes = join(session.client, upstream, within).await;
+                let bytes = upgrade::join(session.client, upstream, within).await;
                 peer.front.count_bytes(bytes);
                 drop(in_flight);
                 return Served::Ended;
@@ -162,7 +160,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.log();
             return turn;
         }
-        let turn = self.forward(&head).await;
+        let turn = match head.framing {
+            Framing::Length(length) if length > self.settings.max_body => self.reject(TOO_LONG).await,
+            _ => self.forward(&head).await,
+        };
         self.log();
         turn
     }
@@ -276,9 +277,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Sends the request to an upstream, or to another one if the first fails and the request may be retried.
     async fn forward(&mut self, head: &RequestHead) -> Turn {
-        if matches!(head.framing, Framing::Length(length) if length > self.settings.max_body) {
-            return self.reject(TOO_LONG).await;
-        }
         let front = &self.peer.front;
         let replayable = head.is_idempotent && head.framing.is_empty() && !head.upgrades;
         let mut attempts = Attempts::new(
@@ -418,7 +416,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             deadline.poll(context).map(|()| None)
         })
         .await;
-        let awaits_client = exchange.awaits_client();
+        if let Some((status, why)) = exchange.unfinished(ended.as_ref()) {
+            front.unfinished(upstream, status, why);
+        }
         front.count_bytes(exchange.bytes());
         self.outcome = Outcome {
             status: answered.unwrap_or(0),
@@ -439,7 +439,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Some(ended) => ended,
             None if exchange.is_answered() => Ok(exchange.ended()),
             None if answered.is_some() => Err(Failed::Broken),
-            None if awaits_client => Err(Failed::Rejected(SLOW_CLIENT)),
+            None if exchange.awaits_client() => Err(Failed::Rejected(SLOW_CLIENT)),
             None => Err(Failed::Late),
         }
     }
@@ -461,24 +461,4 @@ enum Filled {
     Late,
     /// The front closes.
     Dismissed,
-}
-
-/// Runs a tunnel between both sides. Returns how many bytes came from the client and from the worker.
-async fn join<S: AsyncRead + AsyncWrite + Unpin>(
-    mut client: Wire<S>,
-    mut upstream: Wire<TcpStream>,
-    within: Duration,
-) -> (u64, u64) {
-    client.output.extend_from_slice(&upstream.input);
-    upstream.output.extend_from_slice(&client.input);
-    let first = async {
-        client.io.write_all_buf(&mut client.output).await?;
-        client.io.flush().await?;
-        upstream.io.write_all_buf(&mut upstream.output).await
-    };
-    let first = timeout(if within.is_zero() { FOR_EVER } else { within }, first);
-    match first.await {
-        Ok(Ok(())) => tunnel::join(&mut client.io, &mut upstream.io, within).await,
-        Ok(Err(_)) | Err(_) => (0, 0),
-    }
 }

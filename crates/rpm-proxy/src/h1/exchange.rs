@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::framing::Scanner;
 use super::head::{Parsed, RequestHead, ResponseHead, Returning, Stays, response};
 use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
+use crate::front::Unfinished;
 use crate::gzip::Gzip;
 use crate::policy::rejection::{Rejection, TOO_LONG, bad};
 
@@ -74,9 +75,9 @@ pub(crate) enum Failed {
     Late,
     /// The response is malformed.
     BadAnswer,
-    /// The response broke off.
+    /// The response broke off, and not because of the client.
     Broken,
-    /// The client has closed the connection.
+    /// The client has closed the connection, or has sent something that ends it.
     Gone,
     /// The request is rejected.
     Rejected(Rejection),
@@ -140,6 +141,20 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         self.sent == Sent::Partly && asked && self.upstream.output.is_empty()
     }
 
+    /// The status of a response that has begun and does not end, and why, unless the client is the cause. `ended`: the result, or `None` if
+    /// nothing has moved for too long.
+    pub(crate) fn unfinished(&self, ended: Option<&Result<Ended, Failed>>) -> Option<(u16, Unfinished)> {
+        let status = self.answer()?.status;
+        let client_takes = self.client.output.is_empty();
+        match ended {
+            Some(Err(Failed::Broken)) => Some((status, Unfinished::BrokeOff)),
+            None if !self.answered && client_takes && !self.awaits_client() => {
+                Some((status, Unfinished::Stalled))
+            }
+            Some(_) | None => None,
+        }
+    }
+
     /// A part of the request's body is gone, so that the request cannot be sent again.
     pub(crate) fn has_taken(&self) -> bool {
         self.upload.bytes > 0
@@ -150,7 +165,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             Ok(()) => {}
             // It is too late for an error response.
             Err(Failed::Rejected(_)) if self.answered => return Poll::Ready(Ok(self.ended())),
-            Err(Failed::Rejected(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Broken)),
+            Err(Failed::Rejected(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Gone)),
             Err(failed) => return Poll::Ready(Err(failed)),
         }
         if self.answer.is_none()

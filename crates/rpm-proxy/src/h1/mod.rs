@@ -7,4 +7,5 @@ pub mod head;
 pub(crate) mod local_response;
 mod message_info;
 mod request_syntax;
+mod upgrade;
 pub(crate) mod wire;

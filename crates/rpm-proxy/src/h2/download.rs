@@ -15,7 +15,7 @@ use super::trailers::allowed_frame;
 use super::upload::{BoxError, Upload};
 use crate::access_log::Line;
 use crate::deadline::Deadline;
-use crate::front::Front;
+use crate::front::{Front, Unfinished};
 use crate::gzip::Gzip;
 use crate::pool::{Connection, Pools};
 use crate::trace::open::OpenSpan;
@@ -66,6 +66,7 @@ impl ResponseBody {
 
 /// A body from an upstream, and what it holds until it is complete.
 pub(crate) struct UpstreamBody {
+    pub(crate) status: u16,
     pub(crate) body: Incoming,
     pub(crate) ended: bool,
     /// The request is in flight until the body is dropped.
@@ -130,6 +131,17 @@ impl Silence {
 }
 
 impl UpstreamBody {
+    /// Records that the response does not end, unless the client is the cause.
+    fn unfinished(&self, why: Unfinished) {
+        let is_cause = |upload: &Rc<Upload>| match why {
+            Unfinished::BrokeOff => upload.fault().is_some(),
+            Unfinished::Stalled => upload.is_awaited(),
+        };
+        if !self.upload.as_ref().is_some_and(is_cause) {
+            self.front.unfinished(self.in_flight.upstream(), self.status, why);
+        }
+    }
+
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if self.ended {
@@ -138,11 +150,15 @@ impl UpstreamBody {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                 let other = self.upload.as_ref().map(|upload| upload.moved());
                 ready!(self.silence.poll(other, context));
+                self.unfinished(Unfinished::Stalled);
                 return Poll::Ready(Some(Err("response stalled".into())));
             };
             self.silence.is_broken();
             self.stream.moved();
             self.ended |= frame.is_none();
+            if let Some(Err(_)) = &frame {
+                self.unfinished(Unfinished::BrokeOff);
+            }
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }

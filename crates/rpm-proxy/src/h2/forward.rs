@@ -116,9 +116,6 @@ async fn exchange(
     if let Some(port) = settings.redirect {
         return redirect(&parts, port);
     }
-    if has_body && body.size_hint().lower() > settings.max_body {
-        return Err(TOO_LONG.into());
-    }
     if settings.h2c {
         head::to_h2c(&mut parts)?;
     } else if has_body {
@@ -129,10 +126,9 @@ async fn exchange(
     }
     let replayable = !websocket && !has_body && is_idempotent(parts.method.as_str());
     let replay = replayable.then(|| Head::of(&parts));
-    let upload = has_body.then(|| Upload::new(Rc::clone(peer.streams())));
-    let body = match &upload {
-        Some(upload) => RequestBody::client(body, settings.max_body, Rc::clone(upload)),
-        None => RequestBody::Nothing,
+    let (body, upload) = match has_body {
+        true => limited(body, settings.max_body, peer)?,
+        false => (RequestBody::Nothing, None),
     };
     let mut attempt = Attempt {
         peer,
@@ -169,6 +165,18 @@ async fn exchange(
         response.headers_mut().append(SET_COOKIE, set);
     }
     Ok(response)
+}
+
+/// The body of a request, and its progress.
+///
+/// # Errors
+/// Its length is known and larger than `max` bytes.
+fn limited(body: Incoming, max: u64, peer: &Peer) -> Result<(RequestBody, Option<Rc<Upload>>), Rejection> {
+    if body.size_hint().lower() > max {
+        return Err(TOO_LONG);
+    }
+    let upload = Upload::new(Rc::clone(peer.streams()));
+    Ok((RequestBody::client(body, max, Rc::clone(&upload)), Some(upload)))
 }
 
 /// Marks a body without a length as chunked. For some methods hyper would not send it otherwise.
@@ -388,6 +396,7 @@ fn deliver(peer: &Peer, answer: Answer, info: RequestInfo) -> Response<ResponseB
     let gzip = gzip.filter(|_| !body.is_end_stream());
     let gzip = gzip.is_some_and(|known| head::compress(&mut parts, known));
     let passing = UpstreamBody {
+        status: parts.status.as_u16(),
         gzip: gzip.then(Gzip::new),
         line: None,
         span: None,

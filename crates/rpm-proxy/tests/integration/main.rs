@@ -2,6 +2,7 @@
 
 mod answers;
 mod both;
+mod breaks;
 mod corpus;
 mod forwarding;
 mod frames;

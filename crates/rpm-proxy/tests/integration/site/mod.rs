@@ -88,6 +88,11 @@ impl Upstream {
         Upstream { addr, seen, says }
     }
 
+    /// Where it listens, as logs name it.
+    pub fn address(&self) -> String {
+        self.addr.to_string()
+    }
+
     /// A path for which this is answered, as it is; then the connection ends, but for one that has left HTTP.
     pub fn says(&self, answer: &[u8]) -> String {
         let mut says = self.says.lock().expect("no thread has panicked");
