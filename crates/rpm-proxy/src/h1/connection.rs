@@ -375,7 +375,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     ) -> Result<Ended, Failed> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
-        let stays = *self.closing.borrow() == ClosingStage::Open;
+        let stays = self.is_open();
         let cookie = self.peer.cookie_for(head.sticky, upstream);
         let extra = cookie
             .map(|cookie| format!("set-cookie: {cookie}\r\n"))
@@ -444,12 +444,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
+    /// The front does not close: clients stay.
+    fn is_open(&self) -> bool {
+        *self.closing.borrow() == ClosingStage::Open
+    }
+
+    /// The connection may be kept after a response of the proxy itself.
+    pub(super) fn stays_after(&self, head: &RequestHead) -> bool {
+        head.keep_alive && head.is_11 && head.framing.is_empty() && self.is_open()
+    }
+
     /// Rejects a request that no worker has answered. The connection may stay.
     async fn fail(&mut self, rejection: Rejection, head: &RequestHead) -> Turn {
-        let stays = head.keep_alive
-            && head.is_11
-            && head.framing.is_empty()
-            && *self.closing.borrow() == ClosingStage::Open;
+        let stays = self.stays_after(head);
         self.answer(rejection, "", stays, head.is_head).await;
         if stays { Turn::Next } else { Turn::Linger }
     }

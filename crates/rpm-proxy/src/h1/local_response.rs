@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             return self.reject(UNDIRECTED).await;
         };
         let location = https_location(host, path, port);
-        let stays = head.keep_alive && head.is_11 && head.framing.is_empty();
+        let stays = self.stays_after(head);
         self.answer(MOVED, &format!("location: {location}\r\n"), stays, head.is_head)
             .await;
         if stays { Turn::Next } else { Turn::Linger }

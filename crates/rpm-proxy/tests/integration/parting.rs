@@ -100,6 +100,43 @@ fn an_idle_client_of_http2_is_not_reset() {
     }
 }
 
+/// A client, and what it gets for a first request.
+fn answered(site: &Site, end: &str) -> (TcpStream, String) {
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    client.set_read_timeout(Some(BOUND)).expect("a deadline");
+    let head = again(&mut client, end);
+    (client, head)
+}
+
+/// What a client gets for another request.
+fn again(client: &mut TcpStream, end: &str) -> String {
+    client.write_all(REQUEST).expect("it is sent");
+    let mut come = Vec::new();
+    while !come.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("an answer");
+        come.push(byte[0]);
+    }
+    String::from_utf8_lossy(&come).into_owned()
+}
+
+/// Clients of a port for redirects are asked to close as others are.
+#[test]
+fn a_client_that_is_redirected_is_asked_to_close() {
+    let site = Site::with(Settings {
+        redirect: Some(443),
+        ..Settings::default()
+    });
+    let end = "moved to https\n";
+    let (mut client, head) = answered(&site, end);
+    assert!(!head.contains("connection: close"), "{head}");
+    site.proxy.thin(1);
+    assert!(site.proxy.reached().blocking_recv().is_none());
+    let head = again(&mut client, end);
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert!(matches!(client.read(&mut [0]), Ok(0)), "it ends");
+}
+
 /// Whoever stays all the same is not waited for.
 #[test]
 fn an_idle_client_that_does_not_go_is_left() {
