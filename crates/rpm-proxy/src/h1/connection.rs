@@ -39,6 +39,9 @@ pub(super) const HEAD_READ: usize = 16 * 1024;
 /// The access log shows only this many bytes of a rejected head.
 const LOGGED: usize = 8 * 1024;
 
+/// Empty lines that are ignored before a request (RFC 9112, 2.2): some clients send one after a body.
+const EMPTY_LINES: usize = 8;
+
 /// How serving a connection ended.
 pub(crate) enum Served<S> {
     /// The connection has ended.
@@ -186,11 +189,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         self.deadline.set(if self.served == 0 { within } else { idle });
         let mut begun = false;
         let mut seen = 0;
+        let mut empty_lines = 0;
         loop {
+            while empty_lines < EMPTY_LINES && self.client.input.starts_with(b"\r\n") {
+                self.client.input.advance(2);
+                empty_lines += 1;
+                seen = 0;
+            }
             let new = !self.client.input.is_empty()
                 && (seen == 0 || may_be_complete(&self.client.input, seen, settings.max_head));
             if new {
                 if self.served == 0
+                    && empty_lines == 0
                     && PREFACE.starts_with(&self.client.input[..self.client.input.len().min(PREFACE.len())])
                 {
                     if self.client.input.len() >= PREFACE.len() {
@@ -204,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     }
                 }
             }
-            if !begun && !self.client.input.is_empty() {
+            if !begun && !matches!(&self.client.input[..], b"" | b"\r") {
                 begun = true;
                 self.deadline.set(within);
             }

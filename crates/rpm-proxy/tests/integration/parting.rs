@@ -137,6 +137,32 @@ fn a_client_that_is_redirected_is_asked_to_close() {
     assert!(matches!(client.read(&mut [0]), Ok(0)), "it ends");
 }
 
+/// An empty line before a request is ignored (RFC 9112, 2.2). It is no request that has begun, either.
+#[test]
+fn a_client_that_sends_an_empty_line_is_idle() {
+    for cause in [Cause::Idle, Cause::Closed, Cause::Update] {
+        let site = cause.site();
+        let (mut client, _) = answered(&site, "ok");
+        client.write_all(b"\r\n").expect("it is sent");
+        again(&mut client, "ok");
+        client.write_all(b"\r\n\r\n").expect("it is sent");
+        cause.begin(&site);
+        let end = client.read(&mut [0]);
+        assert!(matches!(end, Ok(0)), "{cause:?}: {end:?}");
+    }
+}
+
+/// Nor are they ignored without end.
+#[test]
+fn a_client_that_sends_empty_lines_alone_is_cut() {
+    let site = Cause::NoRequest.site();
+    let (mut client, _) = answered(&site, "ok");
+    let deadline = Instant::now() + BOUND;
+    while client.write_all(&[b'\r', b'\n'].repeat(1000)).is_ok() {
+        assert!(Instant::now() < deadline, "{:?}", site.front.figures());
+    }
+}
+
 /// Whoever stays all the same is not waited for.
 #[test]
 fn an_idle_client_that_does_not_go_is_left() {
