@@ -14,7 +14,7 @@ pub(crate) enum Name {
     Te,
     Expect,
     Cookie,
-    /// What a client says about earlier proxies.
+    /// What a client says about earlier proxies: those that the proxy sends itself, and those that other proxies send.
     Forwarded,
     AcceptEncoding,
     /// Any other field of one connection.
@@ -32,17 +32,15 @@ impl Name {
             6 if is("expect") => Name::Expect,
             6 if is("cookie") => Name::Cookie,
             7 if is("upgrade") => Name::Upgrade,
-            9 if is("forwarded") => Name::Forwarded,
+            9 if is("forwarded") || is("x-real-ip") => Name::Forwarded,
             10 if is("connection") => Name::Connection,
             10 if is("keep-alive") => Name::Hop,
             14 if is("content-length") => Name::ContentLength,
             14 if is("http2-settings") => Name::Hop,
             15 if is("accept-encoding") => Name::AcceptEncoding,
-            15 if is("x-forwarded-for") => Name::Forwarded,
-            16 if is("x-forwarded-host") => Name::Forwarded,
             16 if is("proxy-connection") => Name::Hop,
-            17 if is("x-forwarded-proto") => Name::Forwarded,
             17 if is("transfer-encoding") => Name::TransferEncoding,
+            _ if is_forwarded(name) => Name::Forwarded,
             _ => Name::Other,
         }
     }
@@ -80,13 +78,18 @@ impl Name {
     }
 }
 
-/// The longest name in [`Name::of`].
-const LONGEST: usize = 17;
+/// `X-Forwarded-For`, `-Port`, `-Prefix` and so on. Applications may believe any of them.
+#[inline]
+fn is_forwarded(name: &str) -> bool {
+    const FAMILY: &[u8] = b"x-forwarded-";
+    let first = name.as_bytes().get(..FAMILY.len());
+    first.is_some_and(|first| first.eq_ignore_ascii_case(FAMILY))
+}
 
 /// The name differs from one in [`Name::of`] by underscores alone. Where fields become variables (CGI, WSGI) the two are the same.
 #[inline]
 pub(crate) fn is_disguised(name: &str) -> bool {
-    name.len() <= LONGEST && name.contains('_') && Name::of(&name.replace('_', "-")) != Name::Other
+    name.contains('_') && Name::of(&name.replace('_', "-")) != Name::Other
 }
 
 /// The comma-separated words of a field.
@@ -127,10 +130,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_proxies_is_a_family() {
+        for (name, expected) in [
+            ("Forwarded", true),
+            ("X-Forwarded-Proto", true),
+            ("x-forwarded-PORT", true),
+            ("X-Real-Ip", true),
+            ("x-forwarded", false),
+            ("x-forward-for", false),
+        ] {
+            assert_eq!(Name::of(name) == Name::Forwarded, expected, "{name}");
+        }
+    }
+
+    #[test]
     fn underscores_disguise_nothing() {
         for (name, expected) in [
             ("x_forwarded_for", true),
             ("Content_Length", true),
+            ("X_Real_IP", true),
+            ("x-forwarded_client-certificate", true),
             ("x_own", false),
             ("x-forwarded-for", false),
         ] {

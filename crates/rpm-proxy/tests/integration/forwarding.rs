@@ -46,6 +46,15 @@ fn a_worker_gets_the_same_fields_over_both_versions() {
         ("x-forwarded-host", "y"),
         ("forwarded", "for=9.9.9.9"),
         ("x_forwarded_for", "8.8.8.8"),
+        // These the proxy does not send. Applications believe them all the same.
+        ("x-forwarded-port", "9"),
+        ("x-forwarded-prefix", "/9"),
+        ("x-forwarded-ssl", "on9"),
+        ("x-forwarded-scheme", "https9"),
+        ("x-forwarded-client-cert-chain", "9"),
+        ("x-real-ip", "9.9.9.9"),
+        ("x_forwarded_prefix", "/8"),
+        ("x_real_ip", "8.8.8.8"),
     ];
     let others = [
         ("accept", "*/*"),
@@ -76,12 +85,23 @@ fn a_worker_gets_the_same_fields_over_both_versions() {
                     names_client && trusted,
                     "{one:#?}"
                 );
-                assert!(has("x-forwarded-for: 127.0.0.1"), "{one:#?}");
+                let claims = |digit: char| {
+                    let of_proxies = |line: &&String| line.starts_with("x-") && line.contains(digit);
+                    one.iter().filter(of_proxies).count()
+                };
                 assert_eq!(
-                    has("x_forwarded_for: 8.8.8.8"),
-                    names_client && underscores,
+                    claims('9'),
+                    if names_client && trusted { 7 } else { 0 },
                     "{one:#?}"
                 );
+                assert!(has("x-forwarded-for: 127.0.0.1"), "{one:#?}");
+                for line in [
+                    "x_forwarded_for: 8.8.8.8",
+                    "x_forwarded_prefix: /8",
+                    "x_real_ip: 8.8.8.8",
+                ] {
+                    assert_eq!(has(line), names_client && underscores, "{line}: {one:#?}");
+                }
             }
         }
     }
