@@ -8,7 +8,7 @@ use super::framing::Framing;
 use super::message_info::MessageInfo;
 use super::request_syntax::{RequestSyntax, field_room, parse_request, split_url};
 use crate::policy::client::Forwarding;
-use crate::policy::compression::{Content, weakened};
+use crate::policy::compression::{Content, is_of_plain_body, weakened};
 use crate::policy::fields::{MAX_FIELDS, Name};
 use crate::policy::rejection::{Rejection, UNREADABLE, bad};
 use crate::policy::request::{RequestPolicy, check_method};
@@ -347,6 +347,7 @@ fn pass_fields(
     for it in fields {
         let passes = match Name::of(it.name) {
             name if name.is_hop_by_hop() => false,
+            _ if head.gzip && is_of_plain_body(it.name) => false,
             // A response without content has no length (RFC 9110, 8.6). The length of one with content is written separately, once.
             Name::ContentLength => {
                 info.coding.is_none() && head.status != 204 && !(has_body && it.value == info.length_text)

@@ -15,7 +15,7 @@ use hyper::{Request, StatusCode, Version};
 
 use crate::access_log::Entry;
 use crate::policy::client::Client;
-use crate::policy::compression::{Content, accepts_gzip, weakened};
+use crate::policy::compression::{Content, accepts_gzip, is_of_plain_body, weakened};
 use crate::policy::fields::{MAX_FIELDS, Name, words};
 use crate::policy::rejection::{
     HEAD_TOO_LARGE, NO_HOST, Rejection, TARGET_TOO_LONG, TOO_MANY, UNEXPECTED, UNREADABLE, bad,
@@ -327,6 +327,7 @@ pub(super) fn compress(parts: &mut response::Parts, gzip: bool) -> bool {
     if !gzip {
         return false;
     }
+    drop_fields(&mut parts.headers, |_, name| !is_of_plain_body(name));
     parts.headers.remove(CONTENT_LENGTH);
     parts
         .headers

@@ -7,7 +7,7 @@ const SHORTEST: u64 = 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Content {
     is_encoded: bool,
-    /// `Cache-Control: no-transform`.
+    /// `Cache-Control: no-transform`, or a digest of the content (RFC 9530; RFC 3230; RFC 1864).
     is_fixed: bool,
     /// The first `Content-Type` is one that becomes smaller.
     is_worth: Option<bool>,
@@ -19,6 +19,9 @@ impl Content {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         let text = || std::str::from_utf8(value).unwrap_or_default();
         match name.len() {
+            6 if is("digest") => self.is_fixed = true,
+            11 if is("content-md5") || is("repr-digest") => self.is_fixed = true,
+            14 if is("content-digest") => self.is_fixed = true,
             12 if is("content-type") => {
                 self.is_worth.get_or_insert_with(|| is_worth(text()));
             }
@@ -40,6 +43,12 @@ impl Content {
 fn forbids(cache_control: &str) -> bool {
     let mut directives = cache_control.split(',').map(str::trim);
     directives.any(|directive| directive.eq_ignore_ascii_case("no-transform"))
+}
+
+/// The field says something that is not true of a compressed body. It cannot be asked for in parts: the worker would send parts of its own
+/// (RFC 9110, 14.3).
+pub(crate) fn is_of_plain_body(name: &str) -> bool {
+    name.eq_ignore_ascii_case("accept-ranges")
 }
 
 /// The tag of a compressed body: the same content, other bytes. `None`: the tag is weak already.

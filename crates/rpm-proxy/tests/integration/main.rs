@@ -3,6 +3,7 @@
 mod answers;
 mod both;
 mod breaks;
+mod compressing;
 mod corpus;
 mod forwarding;
 mod frames;
