@@ -31,6 +31,7 @@ use crate::h1::connection::PREFACE;
 use crate::h1::local_response;
 use crate::peer::Peer;
 use crate::policy::fields::MAX_FIELDS;
+use crate::policy::rejection::SLOW_HEAD;
 use crate::pool::{Local, buffer_limit};
 use crate::prefixed::Prefixed;
 use crate::settings::Settings;
@@ -117,7 +118,7 @@ async fn http2(
     closing: watch::Receiver<ClosingStage>,
     began: Instant,
 ) {
-    let shared = SharedIo::new(stream);
+    let shared = SharedIo::new(stream, None);
     {
         let service = answering(peer, None);
         let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), service));
@@ -136,17 +137,27 @@ async fn http1(
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
+        // Its time would include that between two requests. `until_gone` tells the two apart.
+        .header_read_timeout(None)
         .max_headers(MAX_FIELDS)
         .max_buf_size(buffer_limit(&settings));
-    let shared = SharedIo::new(stream);
+    let shared = SharedIo::new(stream, Some(Rc::clone(peer.streams())));
+    let ended;
     {
         let service = answering(peer, Some(closing.clone()));
         let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), service));
         // hyper closes an idle connection when it is asked to shut down. Before that, responses ask the client.
-        until_gone(connection, peer, (closing, ClosingStage::closes_idle), began).await;
+        ended = until_gone(connection, peer, (closing, ClosingStage::closes_idle), began).await;
     }
-    close_idle(shared).await;
+    match ended {
+        // It takes what it is sent, so the response before is complete.
+        Ended::SlowHead if !shared.is_blocked() => {
+            if let Some(stream) = shared.back() {
+                local_response::reject(stream, peer, SLOW_HEAD).await;
+            }
+        }
+        Ended::SlowHead | Ended::Other => close_idle(shared).await,
+    }
 }
 
 /// The largest head that hyper reads. It rejects larger ones itself, uncounted and unlogged, so it reads more than `max_head`.
@@ -183,6 +194,13 @@ fn answering(
     })
 }
 
+/// How a connection that hyper drives has ended.
+enum Ended {
+    /// The head of a request did not come in time.
+    SlowHead,
+    Other,
+}
+
 /// Serves a connection until it ends. The client is asked to close it when it is idle for too long, since it `began` at first, or from the
 /// stage on for which `asks` is true. The connection is cut if it stays idle, and some time after the front is closed.
 async fn until_gone<C: GracefulConnection>(
@@ -190,7 +208,7 @@ async fn until_gone<C: GracefulConnection>(
     peer: &Peer,
     (mut closing, asks): (watch::Receiver<ClosingStage>, fn(ClosingStage) -> bool),
     began: Instant,
-) {
+) -> Ended {
     let settings = peer.front.settings();
     let limits = Limits {
         first: settings.header_timeout,
@@ -200,9 +218,13 @@ async fn until_gone<C: GracefulConnection>(
     tokio::select! {
         // A request that has arrived is served.
         biased;
-        _ = connection.as_mut() => return,
+        _ = connection.as_mut() => return Ended::Other,
         _ = closing.wait_for(|stage| asks(*stage)) => {}
-        () = peer.streams().rest(limits, began) => {}
+        () = peer.streams().rest(limits, began) => {
+            if peer.streams().awaits_head() {
+                return Ended::SlowHead;
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     let limits = Limits {
@@ -211,11 +233,15 @@ async fn until_gone<C: GracefulConnection>(
         ..limits
     };
     tokio::select! {
-        _ = connection.as_mut() => return,
+        _ = connection.as_mut() => return Ended::Other,
         _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => {}
-        () = peer.streams().rest(limits, Instant::now()) => return debug!("closed an idle client"),
+        () = peer.streams().rest(limits, Instant::now()) => {
+            debug!("closed an idle client");
+            return Ended::Other;
+        }
     }
     if timeout(CLOSE_WITHIN, connection).await.is_err() {
         debug!("closed a client that did not finish in time");
     }
+    Ended::Other
 }

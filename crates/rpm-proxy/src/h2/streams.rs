@@ -1,4 +1,4 @@
-//! Open requests of an HTTP/2 connection. hyper itself does not close connections that are idle or stalled.
+//! Open requests of a connection that hyper drives. hyper itself does not close connections that are idle or stalled.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 /// How long a connection may be idle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Before its first request.
+    /// Before its first request, and for the head of each over HTTP/1.
     pub(crate) first: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,
@@ -25,6 +25,8 @@ pub(crate) struct Streams {
     /// Those that have not been answered yet. They have time-outs of their own.
     unanswered: Cell<u32>,
     served: Cell<bool>,
+    /// When the head of the next request began to arrive, if it has begun; for HTTP/1.
+    head: Cell<Option<Instant>>,
     moved: Cell<Instant>,
     changed: Notify,
 }
@@ -35,6 +37,7 @@ impl Streams {
             open: Cell::new(0),
             unanswered: Cell::new(0),
             served: Cell::new(false),
+            head: Cell::new(None),
             moved: Cell::new(Instant::now()),
             changed: Notify::new(),
         })
@@ -45,11 +48,26 @@ impl Streams {
         self.open.set(self.open.get() + 1);
         self.unanswered.set(self.unanswered.get() + 1);
         self.served.set(true);
+        self.head.set(None);
         self.moved();
         Stream {
             of: Rc::clone(self),
             is_unanswered: true,
         }
+    }
+
+    /// Records bytes that have arrived over HTTP/1. Between two requests they begin the next one, unless it is an empty line (RFC 9112, 2.2).
+    pub(crate) fn arrived(&self, bytes: &[u8]) {
+        let is_head = bytes.iter().any(|byte| !b"\r\n".contains(byte));
+        if is_head && self.open.get() == 0 && self.head.get().is_none() {
+            self.head.set(Some(Instant::now()));
+            self.changed.notify_one();
+        }
+    }
+
+    /// A head has begun to arrive, and is not complete.
+    pub(crate) fn awaits_head(&self) -> bool {
+        self.head.get().is_some()
     }
 
     /// Records that a body has moved now.
@@ -70,6 +88,7 @@ impl Streams {
     /// The limit that applies now.
     fn within(&self, limits: Limits) -> Option<Duration> {
         match (self.open.get(), self.unanswered.get(), self.served.get()) {
+            (0, _, _) if self.awaits_head() => Some(limits.first),
             (0, _, false) => Some(limits.first),
             (0, _, true) => Some(limits.idle),
             (_, 0, _) => Some(limits.answer),
@@ -85,10 +104,10 @@ impl Streams {
                 continue;
             };
             let moved = self.moved.get();
-            let from = if self.open.get() == 0 {
-                moved.max(since)
-            } else {
-                moved
+            let from = match self.head.get() {
+                Some(begun) => begun,
+                None if self.open.get() == 0 => moved.max(since),
+                None => moved,
             };
             let due = from + within;
             if due <= Instant::now() {
@@ -165,6 +184,28 @@ mod tests {
         drop(stream);
         assert_eq!(rests(&streams).await, 75);
         assert_eq!(rests(&streams).await, 75, "from when it was asked to go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_has_begun_has_less_time_than_an_idle_connection() {
+        let streams = Streams::new();
+        drop(streams.open());
+        let bytes = async {
+            // tidy: sleep because the clock is not the real one
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            streams.arrived(b"\r\n");
+            // tidy: sleep because the clock is not the real one
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            streams.arrived(b"\nG");
+        };
+        let (rested, ()) = tokio::join!(rests(&streams), bytes);
+        assert_eq!(rested, 10 + 30 + 20);
+        assert!(streams.awaits_head());
+        let stream = streams.open();
+        streams.arrived(b"body");
+        drop(stream);
+        assert!(!streams.awaits_head());
+        assert_eq!(rests(&streams).await, 75);
     }
 
     #[tokio::test(start_paused = true)]

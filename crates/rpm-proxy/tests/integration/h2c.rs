@@ -197,3 +197,59 @@ fn clients_that_read_nothing_stop_no_other_client() {
     other.write_all(REQUEST).expect("it is sent");
     answer(&mut other);
 }
+
+/// What is meant to end does so after this time.
+const SHORT: Duration = Duration::from_millis(300);
+/// And what is not, not.
+const LONG: Duration = Duration::from_secs(600);
+
+fn timed(header_timeout: Duration, idle_timeout: Duration) -> Site {
+    site(Settings {
+        header_timeout,
+        idle_timeout,
+        ..Settings::default()
+    })
+}
+
+/// Everything that still comes.
+fn rest(mut client: TcpStream) -> String {
+    let mut come = String::new();
+    client.read_to_string(&mut come).expect("an orderly end");
+    come
+}
+
+#[test]
+fn an_idle_http1_client_has_the_time_for_idle_clients() {
+    let site = timed(SHORT, LONG);
+    let mut client = connect(&site);
+    for between in ["", "\r\n"] {
+        client.write_all(REQUEST).expect("it is sent");
+        answer(&mut client);
+        // An empty line is no request that has begun (RFC 9112, 2.2).
+        client.write_all(between.as_bytes()).expect("it is sent");
+        (0..3).for_each(|_| stays(&client, between));
+    }
+    client.write_all(REQUEST).expect("it is sent");
+    answer(&mut client);
+    let site = timed(LONG, SHORT);
+    let mut client = connect(&site);
+    client.write_all(REQUEST).expect("it is sent");
+    answer(&mut client);
+    assert_eq!(rest(client), "");
+}
+
+#[test]
+fn a_head_that_does_not_come_gets_408() {
+    for before in [0, 1] {
+        let site = timed(SHORT, LONG);
+        let mut client = connect(&site);
+        for _ in 0..before {
+            client.write_all(REQUEST).expect("it is sent");
+            answer(&mut client);
+        }
+        client.write_all(&REQUEST[..10]).expect("it is sent");
+        let come = rest(client);
+        assert!(come.starts_with("HTTP/1.1 408 "), "{before}: {come}");
+        assert_eq!(site.front.figures().answers[3], 1);
+    }
+}
