@@ -5,15 +5,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::balance::{Chosen, Criteria, choose};
 use crate::front::Front;
 use crate::policy::rejection::{ALL_BUSY, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
 use crate::policy::retry::{Next, Retry, Unanswered};
+use crate::queue::QueuePlace;
 use crate::settings::Settings;
+use crate::target::UpstreamId;
 use crate::trace::open::OpenSpan;
-use crate::upstream::{InFlight, Upstream, UpstreamId};
+use crate::upstream::{InFlight, Upstream};
 
 /// Pause before another round when every upstream has failed a request.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -68,7 +71,7 @@ impl<'f> Attempts<'f> {
     pub(crate) async fn upstream(&mut self) -> Result<InFlight, Rejection> {
         let chosen = match self.choose() {
             Chosen::Upstream(in_flight) => Ok(in_flight),
-            Chosen::Tried | Chosen::Busy | Chosen::NoUpstream => self.wait().await,
+            Chosen::Tried | Chosen::Busy(_) | Chosen::NoUpstream => self.wait().await,
         };
         match (&chosen, &self.span) {
             (Ok(in_flight), Some(span)) => span.chosen(in_flight.upstream().key()),
@@ -106,38 +109,74 @@ impl<'f> Attempts<'f> {
         let mut place = None;
         loop {
             changes.mark_unchanged();
-            let freed = self.front.freed.notify.notified();
+            let offer = place.as_ref().and_then(QueuePlace::take_offer);
             match self.choose() {
                 Chosen::Upstream(in_flight) => {
-                    // One wake-up may stand for several free places.
-                    if place.is_some() {
-                        self.front.freed.notify.notify_one();
-                    }
+                    self.pass_on(offer.filter(|offer| *offer != in_flight.upstream().id()));
                     return Ok(in_flight);
+                }
+                Chosen::Busy(wanted) => {
+                    if self.queue_up(&mut place, wanted)? {
+                        self.pass_on(offer);
+                        continue;
+                    }
+                    let Some(place) = &place else { continue };
+                    timeout_at(queued, self.room(place, &mut changes))
+                        .await
+                        .map_err(|_| ALL_BUSY)?;
                 }
                 Chosen::Tried => {
                     // All have failed. The replacement of a worker listens already and responds soon.
                     self.tried.clear();
+                    self.wait_for_none(place.as_ref(), offer);
                     sleep(PAUSE).await;
                 }
                 Chosen::NoUpstream if self.front.has_ended() => return Err(NO_WORKER),
                 Chosen::NoUpstream => {
+                    self.wait_for_none(place.as_ref(), offer);
                     let changed = timeout_at(held, changes.changed()).await;
                     changed.map(drop).map_err(|_| NO_WORKER)?;
                 }
-                Chosen::Busy => {
-                    if place.is_none() {
-                        place = Some(self.front.queue().ok_or(ALL_BUSY)?);
-                    }
-                    let either = async {
-                        tokio::select! {
-                            () = freed => {}
-                            _ = changes.changed() => {}
-                        }
-                    };
-                    timeout_at(queued, either).await.map_err(|_| ALL_BUSY)?;
-                }
             }
+        }
+    }
+
+    /// Waits in the queue for these upstreams. True: it has not done so until now, so one of them may have had a free place since the request
+    /// looked, and it must look again.
+    fn queue_up(
+        &self,
+        place: &mut Option<QueuePlace<'f>>,
+        wanted: Vec<UpstreamId>,
+    ) -> Result<bool, Rejection> {
+        let place = match place {
+            Some(place) => place,
+            None => place.insert(self.front.join_queue().ok_or(ALL_BUSY)?),
+        };
+        Ok(place.wait_for(wanted))
+    }
+
+    /// Resolves when an upstream may have room: one was offered, they have changed, or one is not ejected any more.
+    async fn room(&self, place: &QueuePlace<'_>, changes: &mut watch::Receiver<u64>) {
+        let returns = self.front.next_return();
+        tokio::select! {
+            () = place.woken() => {}
+            _ = changes.changed() => {}
+            () = sleep(returns.unwrap_or_default()), if returns.is_some() => {}
+        }
+    }
+
+    /// The request waits for something else than room.
+    fn wait_for_none(&self, place: Option<&QueuePlace<'_>>, offer: Option<UpstreamId>) {
+        if let Some(place) = place {
+            place.wait_for(Vec::new());
+        }
+        self.pass_on(offer);
+    }
+
+    /// Offers an upstream that the request does not take to the next one.
+    fn pass_on(&self, offer: Option<UpstreamId>) {
+        if let Some(offer) = offer {
+            self.front.queue.offer(offer);
         }
     }
 
@@ -185,5 +224,140 @@ impl<'f> Attempts<'f> {
         }
         self.left -= 1;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::target::Target;
+
+    /// Two upstreams with room for one request each, and a request for each of them.
+    fn full() -> (Arc<Front>, [InFlight; 2]) {
+        let front = Front::new();
+        let settings = Settings {
+            max_in_flight: Some(1),
+            ..Settings::default()
+        };
+        front.set(settings).expect("nothing can fail");
+        front.set_upstreams(&[0, 1].map(|id| Target {
+            id: UpstreamId(id),
+            addr: ([127, 0, 0, 1], 1).into(),
+            weight: 1,
+            key: id,
+            reserved: false,
+        }));
+        let both = [0, 1].map(|key| match request(&front, Some(key)).choose() {
+            Chosen::Upstream(in_flight) => in_flight,
+            other => panic!("there is room: {other:?}"),
+        });
+        (front, both)
+    }
+
+    /// A request, perhaps of a client that is bound to the worker with this key.
+    fn request(front: &Front, sticky: Option<u32>) -> Attempts<'_> {
+        let client = (Ipv4Addr::LOCALHOST.into(), sticky);
+        Attempts::new(front, front.settings(), client, true, None)
+    }
+
+    #[tokio::test]
+    async fn a_free_place_goes_to_one_that_can_take_it() {
+        let (front, [first, _second]) = full();
+        let (mut bound, mut free) = (request(&front, Some(1)), request(&front, None));
+        let (mut bound, mut free) = (pin!(bound.upstream()), pin!(free.upstream()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(bound.as_mut().poll(&mut context).is_pending());
+        assert!(free.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(bound.as_mut().poll(&mut context).is_pending());
+        assert!(matches!(free.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    }
+
+    /// Whenever the place becomes free: before the request has joined the queue, before it has looked again, or after that.
+    #[tokio::test]
+    async fn a_place_that_is_free_meanwhile_is_seen() {
+        let is_chosen = |chosen| matches!(chosen, Chosen::Upstream(_));
+        for (before_it_joins, before_it_looks) in [(true, false), (false, true), (false, false)] {
+            let (front, [first, _second]) = full();
+            let (mut first, mut place) = (Some(first), None);
+            let request = request(&front, None);
+            let Chosen::Busy(wanted) = request.choose() else {
+                panic!("both are full");
+            };
+            assert_eq!(wanted, [UpstreamId(0), UpstreamId(1)]);
+            drop(first.take_if(|_| before_it_joins));
+            let looks_again = request.queue_up(&mut place, wanted.clone());
+            assert!(looks_again.expect("there is room in the queue"));
+            drop(first.take_if(|_| before_it_looks));
+            if first.is_none() {
+                assert!(is_chosen(request.choose()), "{before_it_joins} {before_it_looks}");
+                continue;
+            }
+            assert!(!is_chosen(request.choose()));
+            let looks_again = request.queue_up(&mut place, wanted);
+            assert!(!looks_again.expect("there is room in the queue"));
+            drop(first);
+            let place = place.expect("it has queued up");
+            assert_eq!(place.take_offer(), Some(UpstreamId(0)));
+            assert!(is_chosen(request.choose()));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_offer_that_is_not_taken_is_passed_on() {
+        let (front, [first, second]) = full();
+        let (mut free, mut bound) = (request(&front, None), request(&front, Some(0)));
+        let (mut free, mut bound) = (pin!(free.upstream()), pin!(bound.upstream()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(free.as_mut().poll(&mut context).is_pending());
+        assert!(bound.as_mut().poll(&mut context).is_pending());
+        // The first one is offered one of them, and finds both free when it looks. In turn it takes the other.
+        drop((first, second));
+        front.upstreams.load().next_turn();
+        let Poll::Ready(Ok(taken)) = free.as_mut().poll(&mut context) else {
+            panic!("both are free");
+        };
+        assert_eq!(taken.upstream().id(), UpstreamId(1));
+        assert!(matches!(bound.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_ejected_worker_goes_elsewhere() {
+        let (front, [first, _second]) = full();
+        let mut bound = request(&front, Some(1));
+        let mut bound = pin!(bound.upstream());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(bound.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(
+            bound.as_mut().poll(&mut context).is_pending(),
+            "it is bound to the other"
+        );
+        let upstream = Arc::clone(&front.upstreams.load().list[1]);
+        assert_eq!(front.next_return(), None);
+        (0..5).for_each(|_| upstream.failed(front.ms_since_start()));
+        assert!(front.next_return().is_some());
+        let Poll::Ready(Ok(in_flight)) = bound.as_mut().poll(&mut context) else {
+            panic!("the other has room");
+        };
+        assert_eq!(in_flight.upstream().id(), UpstreamId(0));
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_ejection_ends_is_seen_by_who_waits() {
+        let (front, [first, _second]) = full();
+        let upstream = Arc::clone(first.upstream());
+        (0..5).for_each(|_| upstream.failed(front.ms_since_start()));
+        drop(first);
+        let mut free = request(&front, None);
+        assert!(matches!(free.choose(), Chosen::Busy(wanted) if wanted == [UpstreamId(1)]));
+        // Much less than it would wait in the queue.
+        let in_flight = tokio::time::timeout(Duration::from_secs(5), free.upstream()).await;
+        let in_flight = in_flight.expect("the ejection has ended").expect("it has room");
+        assert_eq!(in_flight.upstream().id(), UpstreamId(0));
     }
 }

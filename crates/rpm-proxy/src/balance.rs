@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::upstream::{InFlight, Upstream, UpstreamId, Upstreams};
+use crate::target::UpstreamId;
+use crate::upstream::{InFlight, Upstream, Upstreams};
 
 /// How requests are distributed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub(crate) enum Chosen {
     Upstream(InFlight),
     /// All upstreams have failed the request.
     Tried,
-    /// All upstreams have as many requests as they may.
-    Busy,
+    /// These upstreams may serve the request, and have as many as they may.
+    Busy(Vec<UpstreamId>),
     /// There is no upstream.
     NoUpstream,
 }
@@ -71,20 +72,14 @@ pub(crate) fn choose(set: &Upstreams, criteria: &Criteria<'_>) -> Chosen {
     // A client that is bound to a worker waits for it, even if others have room.
     let owner = owner(criteria, set.list.iter().filter(fit));
     let is_free = |one: &&Arc<Upstream>| owner.is_none_or(|owner| owner.id() == one.id());
-    // Another thread may take the last place before this one does.
-    for _ in 0..=set.list.len() {
-        let candidates = set
-            .list
-            .iter()
-            .filter(|one| fit(one) && is_free(one) && room(one));
-        let Some(chosen) = prefer(set, criteria, &candidates) else {
-            return Chosen::Busy;
-        };
+    let eligible = set.list.iter().filter(|one| fit(one) && is_free(one));
+    while let Some(chosen) = prefer(set, criteria, &eligible.clone().filter(room)) {
         if let Some(in_flight) = chosen.begin_below(criteria.max_in_flight) {
             return Chosen::Upstream(in_flight);
         }
+        // Another thread has taken the last place.
     }
-    Chosen::Busy
+    Chosen::Busy(eligible.map(|one| one.id()).collect())
 }
 
 /// The upstream that the client is bound to, by its cookie or its address.
@@ -174,7 +169,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::upstream::{NewUpstream, Target};
+    use crate::target::Target;
+    use crate::upstream::NewUpstream;
 
     fn set(weights: &[u32]) -> Upstreams {
         let target = |(id, weight): (usize, &u32)| Target {
@@ -206,7 +202,7 @@ mod tests {
     fn ask(set: &Upstreams, criteria: &Criteria<'_>) -> Option<u32> {
         match choose(set, criteria) {
             Chosen::Upstream(in_flight) => Some(in_flight.upstream().id().0),
-            Chosen::Tried | Chosen::Busy | Chosen::NoUpstream => None,
+            Chosen::Tried | Chosen::Busy(_) | Chosen::NoUpstream => None,
         }
     }
 
@@ -292,8 +288,8 @@ mod tests {
             let Chosen::Upstream(first) = choose(&four, &criteria) else {
                 panic!("there is room");
             };
-            assert!(matches!(choose(&four, &criteria), Chosen::Busy));
             let id = first.upstream().id();
+            assert!(matches!(choose(&four, &criteria), Chosen::Busy(wanted) if wanted == [id]));
             drop(first);
             assert_eq!(ask(&four, &criteria), Some(id.0));
         }

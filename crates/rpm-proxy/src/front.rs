@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rpm_tls::{BadCertificate, Certificate, Reloaded, Terms, Tls};
@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
+use crate::queue::{Queue, QueuePlace};
 use crate::settings::{BadHeadSize, Settings, head_size};
-use crate::upstream::{NewUpstream, Target, Upstream, UpstreamFigures, Upstreams, Waiting};
+use crate::target::Target;
+use crate::upstream::{NewUpstream, Upstream, UpstreamFigures, Upstreams};
 
 /// The protocols that a client may choose from by ALPN.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
@@ -92,7 +94,7 @@ pub struct Front {
     changed: watch::Sender<u64>,
     /// No upstream will be added any more.
     ended: AtomicBool,
-    pub(crate) freed: Arc<Waiting>,
+    pub(crate) queue: Arc<Queue>,
     bytes: [AtomicU64; 2],
     answers: [AtomicU64; 5],
     retries: AtomicU64,
@@ -128,7 +130,7 @@ impl Front {
             upstreams: ArcSwap::default(),
             changed: watch::Sender::new(0),
             ended: AtomicBool::new(false),
-            freed: Arc::default(),
+            queue: Arc::default(),
             bytes: Default::default(),
             answers: Default::default(),
             retries: AtomicU64::new(0),
@@ -205,7 +207,7 @@ impl Front {
         let common = NewUpstream {
             now_ms: self.ms_since_start(),
             slow_start_ms: u64::try_from(self.settings.load().slow_start.as_millis()).unwrap_or(u64::MAX),
-            freed: Arc::clone(&self.freed),
+            queue: Arc::clone(&self.queue),
         };
         self.upstreams
             .store(Arc::new(Upstreams::new(targets, &before, &common)));
@@ -236,7 +238,7 @@ impl Front {
             turned_away: self.turned_away.load(Ordering::Relaxed),
             times: std::array::from_fn(|bucket| self.times[bucket].load(Ordering::Relaxed)),
             time_us: self.time_us.load(Ordering::Relaxed),
-            queued: self.freed.waiting.load(Ordering::Relaxed),
+            queued: self.queue.length(),
             in_flight: upstreams.in_flight(),
             bytes: [0, 1].map(|way| self.bytes[way].load(Ordering::Relaxed)),
             upstreams: upstreams.list.iter().map(|one| one.figures(now)).collect(),
@@ -296,10 +298,15 @@ impl Front {
     }
 
     /// A place in the queue for requests while all upstreams are busy. `None`: the queue is full.
-    pub(crate) fn queue(&self) -> Option<QueuePlace<'_>> {
-        let before = self.freed.waiting.fetch_add(1, Ordering::AcqRel);
-        let place = QueuePlace(&self.freed);
-        (before < self.settings.load().queue_limit).then_some(place)
+    pub(crate) fn join_queue(&self) -> Option<QueuePlace<'_>> {
+        self.queue.join(self.settings.load().queue_limit)
+    }
+
+    /// Time until the next of the ejected upstreams is used again.
+    pub(crate) fn next_return(&self) -> Option<Duration> {
+        let now = self.ms_since_start();
+        let next = self.upstreams.load().next_return(now);
+        next.map(|next| Duration::from_millis(next.saturating_sub(now)))
     }
 
     /// Adds to the retry budget for a request.
@@ -336,16 +343,6 @@ fn log_reload(reloaded: &Reloaded) {
         Reloaded::Kept(error) => {
             warn!(%error, "cannot use the changed certificates: the old ones stay in use");
         }
-    }
-}
-
-/// A place in the queue.
-#[derive(Debug)]
-pub(crate) struct QueuePlace<'f>(&'f Waiting);
-
-impl Drop for QueuePlace<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -19,7 +19,8 @@ use tracing::{info, warn};
 use crate::front::Front;
 use crate::policy::fields::MAX_FIELDS;
 use crate::settings::Check;
-use crate::upstream::{Upstream, UpstreamId};
+use crate::target::UpstreamId;
+use crate::upstream::Upstream;
 
 /// Pause while no checks are configured.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 //!
 //! A [`Front`] is a public address with its upstreams, the private listeners of the workers behind it. It is served by all threads of a
 //! [`Proxy`]: each has its own runtime, accepts from the same listener, and keeps its own idle connections to the workers, so that a
-//! request that is not sampled takes no lock. The list of upstreams is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); the counters of an
+//! request that is not sampled takes no lock while none waits for room (`queue`). The list of upstreams is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); the counters of an
 //! upstream survive that.
 //!
 //! For each request the proxy *chooses* an upstream ([`balance`]), *sends* the request over an idle connection or a new one (`pool`), and
@@ -29,9 +29,11 @@ pub mod policy;
 mod pool;
 mod prefixed;
 pub mod proxy_protocol;
+mod queue;
 mod serve;
 mod settings;
 mod stage;
+mod target;
 mod tcp;
 mod threads;
 pub mod trace;
@@ -45,6 +47,7 @@ pub use front::{BOUNDS_MS, Figures, Front, Unusable};
 pub use health::HealthReports;
 pub use rpm_tls::{Certificate, check as check_certificates};
 pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};
+pub use target::{Target, UpstreamId};
 pub use threads::Proxy;
 pub use trace::{SPANS, Span, Spans, Tracing};
-pub use upstream::{Target, Upstream, UpstreamFigures, UpstreamId};
+pub use upstream::{Upstream, UpstreamFigures};

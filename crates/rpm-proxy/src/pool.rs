@@ -19,7 +19,8 @@ use crate::h1::wire::Wire;
 use crate::h2::upload::RequestBody;
 use crate::policy::fields::MAX_FIELDS;
 use crate::settings::Settings;
-use crate::upstream::{Upstream, UpstreamId, connect};
+use crate::target::UpstreamId;
+use crate::upstream::{Upstream, connect};
 
 /// Most idle connections of a thread to one upstream.
 const IDLE_LIMIT: usize = 512;

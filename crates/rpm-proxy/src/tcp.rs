@@ -40,7 +40,7 @@ mod tests {
 
     use super::*;
     use crate::front::Front;
-    use crate::upstream::{Target, UpstreamId};
+    use crate::target::{Target, UpstreamId};
 
     #[tokio::test]
     async fn connections_earn_retries() {

@@ -6,37 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::address::Address;
-
-/// Identifies an upstream. Never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UpstreamId(pub u32);
-
-/// An upstream as the caller describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Which.
-    pub id: UpstreamId,
-    /// Where it is reached.
-    pub addr: Address,
-    /// The weight, for [`crate::UpstreamPolicy::Weighted`]; at least 1.
-    pub weight: u32,
-    /// The number that cookies hold. Its successor has the same.
-    pub key: u32,
-    /// Only clients whose cookie names it are sent there.
-    pub reserved: bool,
-}
-
-impl Target {
-    /// The same upstream, reserved or not.
-    fn is_same(&self, other: &Target) -> bool {
-        (self.id, self.addr, self.weight, self.key) == (other.id, other.addr, other.weight, other.key)
-    }
-}
+use crate::queue::Queue;
+use crate::target::{Target, UpstreamId};
 
 /// Failures in a row after which an upstream is ejected.
 const FAILURES: u32 = 5;
@@ -76,15 +51,8 @@ pub struct Upstream {
     /// When it was added, in ms since the start of the proxy, and how long it gets fewer requests.
     since_ms: u64,
     slow_start_ms: u64,
-    /// Notified when a request has ended and others wait.
-    freed: Arc<Waiting>,
-}
-
-/// Requests that wait until an upstream has room.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    pub(crate) waiting: AtomicU32,
-    pub(crate) notify: Notify,
+    /// Requests that wait for this upstream or others of its front.
+    queue: Arc<Queue>,
 }
 
 /// What the new upstreams of a front share.
@@ -92,7 +60,7 @@ pub(crate) struct Waiting {
 pub(crate) struct NewUpstream {
     pub(crate) now_ms: u64,
     pub(crate) slow_start_ms: u64,
-    pub(crate) freed: Arc<Waiting>,
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// Counters of an upstream.
@@ -134,7 +102,7 @@ impl Upstream {
             reserved: AtomicBool::new(target.reserved),
             since_ms: common.now_ms,
             slow_start_ms: common.slow_start_ms,
-            freed: Arc::clone(&common.freed),
+            queue: Arc::clone(&common.queue),
         }
     }
 
@@ -160,7 +128,8 @@ impl Upstream {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        // In one order with the length of the queue: see `Queue::offer`.
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub(crate) fn latency_us(&self) -> u64 {
@@ -194,9 +163,18 @@ impl Upstream {
         self.ill.load(Ordering::Relaxed) || self.ejected_until.load(Ordering::Relaxed) > now_ms
     }
 
+    /// When it is used again, in ms since the start of the proxy, if it is ejected.
+    fn ejected_until(&self, now_ms: u64) -> Option<u64> {
+        Some(self.ejected_until.load(Ordering::Relaxed)).filter(|until| *until > now_ms)
+    }
+
     /// Sets whether it fails its health checks, and returns the old value.
     pub(crate) fn set_ill(&self, ill: bool) -> bool {
-        self.ill.swap(ill, Ordering::Relaxed)
+        let was_ill = self.ill.swap(ill, Ordering::Relaxed);
+        if was_ill != ill {
+            self.queue.wake_all();
+        }
+        was_ill
     }
 
     /// Records that it accepts connections.
@@ -206,11 +184,11 @@ impl Upstream {
 
     /// Counts a request in flight until the result is dropped. `None`: it has `max` of them.
     pub(crate) fn begin_below(self: &Arc<Self>, max: Option<u32>) -> Option<InFlight> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if max.is_some_and(|max| before >= max) {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
+        // Never above `max`, not even for a moment: a request that waits would see no room, and would not hear that there is some again.
+        let more = |count: u32| max.is_none_or(|max| count < max).then(|| count + 1);
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .ok()?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         Some(InFlight(Arc::clone(self)))
     }
@@ -268,6 +246,8 @@ impl Upstream {
         let times = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
         let time = (EJECTED_FIRST << times).min(EJECTED_LONGEST);
         self.ejected_until.store(now_ms + time, Ordering::Relaxed);
+        // Those that wait for this one may go elsewhere.
+        self.queue.wake_all();
     }
 
     pub(crate) fn figures(&self, now_ms: u64) -> UpstreamFigures {
@@ -307,10 +287,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
-        if self.0.freed.waiting.load(Ordering::Acquire) > 0 {
-            self.0.freed.notify.notify_one();
-        }
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.0.queue.offer(self.0.id());
     }
 }
 
@@ -367,6 +345,11 @@ impl Upstreams {
         self.list.iter().map(|one| one.in_flight()).sum::<u32>() + left
     }
 
+    /// When the next of those that are ejected is used again, in ms since the start of the proxy.
+    pub(crate) fn next_return(&self, now_ms: u64) -> Option<u64> {
+        self.list.iter().filter_map(|one| one.ejected_until(now_ms)).min()
+    }
+
     pub(crate) fn has(&self, id: UpstreamId) -> bool {
         self.list.iter().any(|upstream| upstream.id() == id)
     }
@@ -405,6 +388,23 @@ mod tests {
         assert!(upstream.is_ejected(5000 + 2 * EJECTED_FIRST - 1));
         (0..20).for_each(|_| fail(9000));
         assert!(!upstream.is_ejected(9000 + EJECTED_LONGEST));
+    }
+
+    #[test]
+    fn requests_that_find_no_room_are_not_counted() {
+        let upstream = Arc::new(upstream());
+        let _first = upstream.begin_below(Some(1)).expect("there is room");
+        std::thread::scope(|threads| {
+            let tries = threads.spawn(|| (0..5_000_000).all(|_| upstream.begin_below(Some(1)).is_none()));
+            while !tries.is_finished() {
+                assert_eq!(
+                    upstream.in_flight(),
+                    1,
+                    "one that ends now would leave a place that nobody sees"
+                );
+            }
+            assert!(tries.join().expect("it does not panic"));
+        });
     }
 
     #[test]
