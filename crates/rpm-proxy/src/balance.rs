@@ -135,10 +135,9 @@ fn prefer<'u>(
             Some(if cost(second) < cost(first) { second } else { first })
         }
         UpstreamPolicy::Weighted => {
-            // The one that is furthest behind its share.
-            let after = |one: &Upstream| (u64::from(one.turns()) + 1) * 10_000 / u64::from(one.weight());
-            let chosen = candidates.clone().min_by_key(|one| after(one))?;
-            chosen.take_turn();
+            let first = |one: &&Arc<Upstream>, other: &&Arc<Upstream>| set.compare_turns(one, other);
+            let chosen = candidates.clone().min_by(first)?;
+            set.take_turn(chosen);
             Some(chosen)
         }
     }
@@ -173,6 +172,10 @@ mod tests {
     use crate::upstream::NewUpstream;
 
     fn set(weights: &[u32]) -> Upstreams {
+        Upstreams::new(&targets(weights), &Upstreams::default(), &NewUpstream::default())
+    }
+
+    fn targets(weights: &[u32]) -> Vec<Target> {
         let target = |(id, weight): (usize, &u32)| Target {
             id: UpstreamId(id as u32),
             addr: ([127, 0, 0, 1], 1).into(),
@@ -180,8 +183,7 @@ mod tests {
             key: id as u32,
             reserved: false,
         };
-        let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-        Upstreams::new(&targets, &Upstreams::default(), &NewUpstream::default())
+        weights.iter().enumerate().map(target).collect()
     }
 
     fn chosen(set: &Upstreams, policy: UpstreamPolicy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
@@ -348,5 +350,41 @@ mod tests {
             chosen(&Upstreams::default(), UpstreamPolicy::RoundRobin, 1, &[]),
             None
         );
+    }
+
+    /// Who was left out may come back in the middle of a turn of the others.
+    fn assert_within_a_turn(counts: &BTreeMap<u32, u32>, expected: [u32; 3]) {
+        let near = |(id, expected)| counts.get(&id).is_some_and(|count| count.abs_diff(expected) <= 1);
+        assert!((0..).zip(expected).all(near), "{counts:?}, not {expected:?}");
+    }
+
+    #[test]
+    fn a_weighted_one_that_was_left_out_does_not_make_up_for_it() {
+        let set = set(&[1, 1, 2]);
+        (0..5).for_each(|_| set.list[0].failed(0));
+        assert_eq!(
+            counts(&set, UpstreamPolicy::Weighted, 9000),
+            BTreeMap::from([(1, 3000), (2, 6000)])
+        );
+        let later = Criteria {
+            now_ms: 600_000,
+            ..criteria(UpstreamPolicy::Weighted, 1, &[])
+        };
+        let mut counts = BTreeMap::new();
+        for _ in 0..40 {
+            *counts
+                .entry(ask(&set, &later).expect("there are some"))
+                .or_insert(0) += 1;
+        }
+        assert_within_a_turn(&counts, [10, 10, 20]);
+    }
+
+    #[test]
+    fn a_new_weighted_one_begins_where_the_others_are() {
+        let before = set(&[1, 3]);
+        counts(&before, UpstreamPolicy::Weighted, 1000);
+        let after = Upstreams::new(&targets(&[1, 3, 4]), &before, &NewUpstream::default());
+        assert!(Arc::ptr_eq(&before.list[1], &after.list[1]));
+        assert_within_a_turn(&counts(&after, UpstreamPolicy::Weighted, 800), [100, 300, 400]);
     }
 }

@@ -38,6 +38,7 @@ mod tcp;
 mod threads;
 pub mod trace;
 mod tunnel;
+mod turns;
 mod upstream;
 
 pub use access_log::{LogSettings, Opener};

@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::address::Address;
 use crate::queue::Queue;
 use crate::target::{Target, UpstreamId};
+use crate::turns::{Progress, Turns};
 
 /// Failures in a row after which an upstream is ejected.
 const FAILURES: u32 = 5;
@@ -42,8 +43,8 @@ pub struct Upstream {
     /// When the next failed request may be logged, in ms since the start of the proxy, and how many were not logged.
     next_log: AtomicU64,
     unlogged: AtomicU32,
-    /// Requests in the current set, for weights.
-    turns: AtomicU32,
+    /// For weights.
+    turns: Turns,
     /// It fails its health checks.
     ill: AtomicBool,
     /// [`Target::reserved`], which may change.
@@ -97,7 +98,7 @@ impl Upstream {
             requests: AtomicU64::new(0),
             next_log: AtomicU64::new(0),
             unlogged: AtomicU32::new(0),
-            turns: AtomicU32::new(0),
+            turns: Turns::default(),
             ill: AtomicBool::new(false),
             reserved: AtomicBool::new(target.reserved),
             since_ms: common.now_ms,
@@ -123,7 +124,7 @@ impl Upstream {
         self.target.addr
     }
 
-    pub(crate) fn weight(&self) -> u32 {
+    fn weight(&self) -> u32 {
         self.target.weight.max(1)
     }
 
@@ -134,14 +135,6 @@ impl Upstream {
 
     pub(crate) fn latency_us(&self) -> u64 {
         self.latency.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn turns(&self) -> u32 {
-        self.turns.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn take_turn(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn key(&self) -> u32 {
@@ -299,6 +292,7 @@ pub(crate) struct Upstreams {
     /// Those that were in a set before and still have requests in flight. A worker that was frozen comes back, with what it is serving.
     left: Vec<Weak<Upstream>>,
     turn: AtomicUsize,
+    progress: Arc<Progress>,
 }
 
 impl Upstreams {
@@ -319,7 +313,6 @@ impl Upstreams {
             all().find(|old| old.target.is_same(target)).map_or_else(
                 || Arc::new(Upstream::new(*target, common)),
                 |old| {
-                    old.turns.store(0, Ordering::Relaxed);
                     old.reserved.store(target.reserved, Ordering::Relaxed);
                     Arc::clone(old)
                 },
@@ -331,11 +324,24 @@ impl Upstreams {
             left: all().filter(is_gone).map(Arc::downgrade).collect(),
             list,
             turn: AtomicUsize::new(0),
+            progress: Arc::clone(&before.progress),
         }
     }
 
     pub(crate) fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// When the next turn of the first is due, compared with the second, by their weights.
+    pub(crate) fn compare_turns(&self, first: &Upstream, second: &Upstream) -> std::cmp::Ordering {
+        let due =
+            |one: &Upstream, other: &Upstream| one.turns.due(one.weight(), &self.progress, other.weight());
+        due(first, second).cmp(&due(second, first))
+    }
+
+    /// It has its next turn by weight.
+    pub(crate) fn take_turn(&self, one: &Upstream) {
+        one.turns.take(one.weight(), &self.progress);
     }
 
     /// Requests in flight, those of upstreams that are in the set no more among them.
