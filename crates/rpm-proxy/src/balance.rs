@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 
+use crate::latency::usual_us;
 use crate::target::UpstreamId;
 use crate::upstream::{InFlight, Upstream, Upstreams};
 
@@ -130,9 +131,7 @@ fn prefer<'u>(
         }
         UpstreamPolicy::Latency => {
             let (first, second) = two(turn as u64, count);
-            let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(criteria.now_ms) + 1);
-            let (first, second) = (nth(first)?, nth(second)?);
-            Some(if cost(second) < cost(first) { second } else { first })
+            Some(quicker([nth(first)?, nth(second)?], candidates, criteria.now_ms))
         }
         UpstreamPolicy::Weighted => {
             let first = |one: &&Arc<Upstream>, other: &&Arc<Upstream>| set.compare_turns(one, other);
@@ -141,6 +140,31 @@ fn prefer<'u>(
             Some(chosen)
         }
     }
+}
+
+/// The one of the two that is expected to respond first, by latency times requests in flight.
+fn quicker<'u>(
+    [first, second]: [&'u Arc<Upstream>; 2],
+    candidates: &(impl Iterator<Item = &'u Arc<Upstream>> + Clone),
+    now_ms: u64,
+) -> &'u Arc<Upstream> {
+    let is_stale = |one: &Upstream| one.latency().is_stale(now_ms);
+    // What is usual is needed for those of which little is known.
+    let usual = if is_stale(first) || is_stale(second) {
+        let all = candidates.clone();
+        usual_us(all.filter_map(|one| one.latency().average_us()))
+    } else {
+        0.0
+    };
+    let cost = |one: &Upstream| {
+        let us = one.latency().expected_us(usual, now_ms);
+        (us + 1.0) * (one.load(now_ms) as f64 + 1.0)
+    };
+    let chosen = if cost(second) < cost(first) { second } else { first };
+    if is_stale(chosen) {
+        chosen.latency().ask(now_ms);
+    }
+    chosen
 }
 
 /// Two different numbers below `count`, which is at least 2. They depend on `turn`.
@@ -246,17 +270,6 @@ mod tests {
             counts(&set, UpstreamPolicy::LeastInFlight, 90),
             BTreeMap::from([(1, 45), (2, 45)])
         );
-    }
-
-    #[test]
-    fn a_slow_one_gets_what_no_other_can_take() {
-        let set = set(&[1, 1, 1, 1]);
-        for (number, one) in set.list.iter().enumerate() {
-            one.answered(200, if number == 3 { 50_000 } else { 500 }, 0);
-        }
-        let counts = counts(&set, UpstreamPolicy::Latency, 1000);
-        assert_eq!(counts.get(&3), None);
-        assert!(counts.values().all(|count| *count > 200), "{counts:?}");
     }
 
     #[test]
@@ -386,5 +399,81 @@ mod tests {
         let after = Upstreams::new(&targets(&[1, 3, 4]), &before, &NewUpstream::default());
         assert!(Arc::ptr_eq(&before.list[1], &after.list[1]));
         assert_within_a_turn(&counts(&after, UpstreamPolicy::Weighted, 800), [100, 300, 400]);
+    }
+
+    /// Requests one after the other, every 10 ms for so long. Each takes as many µs as `latency` says of the upstream that is chosen.
+    fn in_a_row(
+        set: &Upstreams,
+        ms: std::ops::Range<u64>,
+        latency: impl Fn(u32) -> u64,
+    ) -> BTreeMap<u32, u32> {
+        let mut counts = BTreeMap::new();
+        for now_ms in ms.step_by(10) {
+            let criteria = Criteria {
+                now_ms,
+                ..criteria(UpstreamPolicy::Latency, 1, &[])
+            };
+            let Chosen::Upstream(in_flight) = choose(set, &criteria) else {
+                panic!("there are some");
+            };
+            let one = in_flight.upstream();
+            one.answered(200, latency(one.id().0), now_ms);
+            *counts.entry(one.id().0).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn a_slow_one_is_asked_again_after_a_while() {
+        let set = set(&[1, 1, 1, 1]);
+        let slow = |id| if id == 3 { 50_000 } else { 500 };
+        for (number, one) in set.list.iter().enumerate() {
+            one.answered(200, slow(number as u32), 0);
+        }
+        let soon = in_a_row(&set, 0..20_000, slow);
+        assert_eq!(soon.get(&3), None, "{soon:?}");
+        assert!(soon.values().all(|count| *count > 400), "{soon:?}");
+        let while_slow = in_a_row(&set, 20_000..320_000, slow);
+        let asked = while_slow.get(&3).copied().unwrap_or(0);
+        assert!((1..=20).contains(&asked), "{while_slow:?}");
+        // It is as quick as the others again.
+        in_a_row(&set, 320_000..440_000, |_| 500);
+        let again = in_a_row(&set, 440_000..460_000, |_| 500);
+        assert!(
+            again.values().all(|count| *count > 300) && again.len() == 4,
+            "{again:?}"
+        );
+    }
+
+    #[test]
+    fn one_that_does_not_respond_gets_few_requests() {
+        let set = set(&[1, 1]);
+        set.list.iter().for_each(|one| one.answered(200, 500, 0));
+        let mut hanging = Vec::new();
+        for now_ms in (10..60_000).step_by(10) {
+            let criteria = Criteria {
+                now_ms,
+                ..criteria(UpstreamPolicy::Latency, 1, &[])
+            };
+            let Chosen::Upstream(in_flight) = choose(&set, &criteria) else {
+                panic!("there are some");
+            };
+            match in_flight.upstream() {
+                one if one.id().0 == 0 => one.answered(200, 500, now_ms),
+                _ => hanging.push(in_flight),
+            }
+        }
+        assert!((1..=10).contains(&hanging.len()), "{} hang", hanging.len());
+    }
+
+    #[test]
+    fn a_new_one_counts_as_one_of_average_latency() {
+        let set = set(&[1, 1, 1, 1]);
+        set.list[..3].iter().for_each(|one| one.answered(200, 50_000, 0));
+        let in_flight: Vec<_> = (0..400)
+            .map(|_| choose(&set, &criteria(UpstreamPolicy::Latency, 1, &[])))
+            .collect();
+        let new = set.list[3].in_flight();
+        assert!((80..=120).contains(&new), "{new} of {}", in_flight.len());
     }
 }

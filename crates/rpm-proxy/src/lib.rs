@@ -22,6 +22,7 @@ mod gzip;
 pub mod h1;
 mod h2;
 pub mod health;
+mod latency;
 pub mod network;
 mod peer;
 mod plaintext_guard;

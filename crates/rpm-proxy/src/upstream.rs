@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::address::Address;
+use crate::latency::Latency;
 use crate::queue::Queue;
 use crate::target::{Target, UpstreamId};
 use crate::turns::{Progress, Turns};
@@ -21,8 +22,6 @@ const BAD_ANSWERS: u32 = 20;
 /// Duration of the first ejection, and of the longest, in ms.
 const EJECTED_FIRST: u64 = 500;
 const EJECTED_LONGEST: u64 = 30_000;
-/// Weight of the average latency against a new measurement.
-const EWMA: u64 = 8;
 
 /// Time between two log lines about failed requests, in ms: a worker that fails every request must not fill the disk.
 const LOG_INTERVAL: u64 = 1000;
@@ -32,8 +31,8 @@ const LOG_INTERVAL: u64 = 1000;
 pub struct Upstream {
     target: Target,
     in_flight: AtomicU32,
-    /// Moving average of the time to the head of a response, in µs.
-    latency: AtomicU64,
+    /// Time to the head of a response.
+    latency: Latency,
     failures: AtomicU32,
     bad_answers: AtomicU32,
     ejections: AtomicU32,
@@ -90,7 +89,7 @@ impl Upstream {
         Upstream {
             target,
             in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
+            latency: Latency::default(),
             failures: AtomicU32::new(0),
             bad_answers: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -133,8 +132,8 @@ impl Upstream {
         self.in_flight.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn latency_us(&self) -> u64 {
-        self.latency.load(Ordering::Relaxed)
+    pub(crate) fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     pub(crate) fn key(&self) -> u32 {
@@ -189,14 +188,7 @@ impl Upstream {
     /// Records a response that came after so many µs.
     pub(crate) fn answered(&self, status: u16, after_us: u64, now_ms: u64) {
         self.failures.store(0, Ordering::Relaxed);
-        let old = self.latency.load(Ordering::Relaxed);
-        // A peak counts at once, and fades slowly.
-        let new = if after_us > old {
-            after_us
-        } else {
-            old - (old - after_us) / EWMA
-        };
-        self.latency.store(new, Ordering::Relaxed);
+        self.latency.add(after_us, now_ms);
         if status < 500 {
             self.bad_answers.store(0, Ordering::Relaxed);
         } else if self.bad_answers.fetch_add(1, Ordering::Relaxed) + 1 >= BAD_ANSWERS {
@@ -248,7 +240,7 @@ impl Upstream {
             id: self.target.id,
             requests: self.requests.load(Ordering::Relaxed),
             in_flight: self.in_flight(),
-            latency_us: self.latency_us(),
+            latency_us: self.latency.average_us().unwrap_or(0.0).round() as u64,
             ejections: self.ejections.load(Ordering::Relaxed),
             ejected: self.is_ejected(now_ms),
             ill: self.ill.load(Ordering::Relaxed),
@@ -444,15 +436,6 @@ mod tests {
         assert!(!upstream.is_ejected(0));
         upstream.answered(500, 10, 0);
         assert!(upstream.is_ejected(0));
-    }
-
-    #[test]
-    fn latency_rises_at_once_and_falls_slowly() {
-        let upstream = upstream();
-        upstream.answered(200, 800, 0);
-        assert_eq!(upstream.latency_us(), 800);
-        upstream.answered(200, 0, 0);
-        assert_eq!(upstream.latency_us(), 700);
     }
 
     #[test]
