@@ -1,5 +1,6 @@
 //! The attempts of a request: finds an upstream, waits for one if there is none, and finds another one if the first fails.
 
+use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use crate::upstream::{InFlight, Upstream};
 
 /// Pause before another round when every upstream has failed a request.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the request ended, for the log.
+const OUT_OF_TIME: &str = "its time is over (--request-timeout)";
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -195,8 +199,30 @@ impl<'f> Attempts<'f> {
 
     /// Records that the upstream did not respond in time.
     pub(crate) fn late(&self, upstream: &Upstream) -> Rejection {
-        upstream.failed(self.front.ms_since_start());
+        if self.is_over() {
+            return self.out_of_time(upstream);
+        }
+        upstream.late(self.settings.response_timeout, self.front.ms_since_start());
         self.blame(upstream, SLOW, SLOW.why)
+    }
+
+    /// The time for all attempts has passed.
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Rejects the request because its time has passed. That is no failure of the upstream: this attempt has not had the time that one may
+    /// take, and most of it may have passed in the queue or at another upstream.
+    fn out_of_time(&self, upstream: &Upstream) -> Rejection {
+        self.blame(upstream, SLOW, OUT_OF_TIME)
+    }
+
+    /// Records that no connection to the upstream could be made. `Ok`: try again.
+    pub(crate) fn unconnected(&mut self, upstream: &Upstream, error: &io::Error) -> Result<(), Rejection> {
+        if error.kind() == io::ErrorKind::TimedOut && self.is_over() {
+            return Err(self.out_of_time(upstream));
+        }
+        self.unanswered(upstream, Unanswered::UNCONNECTED)
     }
 
     /// Records that the upstream did not respond. `Ok`: try again.
@@ -219,7 +245,7 @@ impl<'f> Attempts<'f> {
     fn spend(&mut self, upstream: &Upstream) -> bool {
         upstream.failed(self.front.ms_since_start());
         self.tried.push(upstream.id());
-        if self.left == 0 || self.within(Duration::MAX).is_zero() || !self.front.spend_retry() {
+        if self.left == 0 || self.is_over() || !self.front.spend_retry() {
             return false;
         }
         self.left -= 1;
@@ -275,6 +301,33 @@ mod tests {
         drop(first);
         assert!(bound.as_mut().poll(&mut context).is_pending());
         assert!(matches!(free.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_not_made_in_the_time_of_the_request_is_no_failure() {
+        for (request_timeout, waited, status, blamed) in
+            [(1, 1, 504, false), (1, 0, 502, true), (60, 1, 502, true)]
+        {
+            let (front, [first, _second]) = full();
+            let settings = Settings {
+                retries: 0,
+                request_timeout: Some(Duration::from_secs(request_timeout)),
+                ..Settings::default()
+            };
+            front.set(settings).expect("nothing can fail");
+            let upstream = first.upstream();
+            for _ in 0..5 {
+                let mut request = request(&front, None);
+                tokio::time::advance(Duration::from_secs(waited)).await;
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                let rejection = request
+                    .unconnected(upstream, &error)
+                    .expect_err("no retry is left");
+                assert_eq!(rejection.status, status, "{request_timeout} {waited}");
+            }
+            let is_ejected = upstream.is_ejected(front.ms_since_start());
+            assert_eq!(is_ejected, blamed, "{request_timeout} {waited}");
+        }
     }
 
     /// Whenever the place becomes free: before the request has joined the queue, before it has looked again, or after that.

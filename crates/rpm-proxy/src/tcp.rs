@@ -6,7 +6,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::attempt::Attempts;
 use crate::peer::Peer;
-use crate::policy::retry::Unanswered;
 use crate::tunnel;
 use crate::upstream::connect;
 
@@ -18,11 +17,13 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer
     let mut attempts = Attempts::new(&peer.front, Arc::clone(&settings), client_key, true, None);
     while let Ok(in_flight) = attempts.upstream().await {
         let upstream = Arc::clone(in_flight.upstream());
-        let Ok(mut stream) = connect(&upstream, settings.connect_timeout).await else {
-            match attempts.unanswered(&upstream, Unanswered::UNCONNECTED) {
+        let connected = connect(&upstream, attempts.within(settings.connect_timeout)).await;
+        let mut stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => match attempts.unconnected(&upstream, &error) {
                 Ok(()) => continue,
                 Err(_) => return,
-            }
+            },
         };
         upstream.connected();
         let bytes = tunnel::join(&mut client, &mut stream, settings.tunnel_timeout).await;

@@ -197,6 +197,13 @@ impl Upstream {
         }
     }
 
+    /// Records that there was no response within this time, which is a failure.
+    pub(crate) fn late(&self, after: Duration, now_ms: u64) {
+        self.latency
+            .add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX), now_ms);
+        self.failed(now_ms);
+    }
+
     /// Records a failure: no connection, no response, or a late one.
     pub(crate) fn failed(&self, now_ms: u64) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
@@ -435,6 +442,15 @@ mod tests {
         (1..BAD_ANSWERS).for_each(|_| upstream.answered(503, 10, 0));
         assert!(!upstream.is_ejected(0));
         upstream.answered(500, 10, 0);
+        assert!(upstream.is_ejected(0));
+    }
+
+    #[test]
+    fn a_response_that_is_late_is_a_slow_one_and_a_failure() {
+        let upstream = upstream();
+        upstream.answered(200, 10, 0);
+        (0..FAILURES).for_each(|_| upstream.late(Duration::from_secs(1), 0));
+        assert_eq!(upstream.figures(0).latency_us, 1_000_000);
         assert!(upstream.is_ejected(0));
     }
 

@@ -308,7 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Some(wire) => (wire, true),
                 None => match connect(&upstream, attempts.within(self.settings.connect_timeout)).await {
                     Ok(stream) => (Wire::new(stream), false),
-                    Err(_) => match attempts.unanswered(&upstream, Unanswered::UNCONNECTED) {
+                    Err(error) => match attempts.unconnected(&upstream, &error) {
                         Ok(()) => continue,
                         Err(rejection) => return self.fail(rejection, head).await,
                     },

@@ -280,8 +280,8 @@ impl Attempt<'_> {
                 let within = self.attempts.within(self.settings.connect_timeout);
                 match pools.connect(&upstream, within, &self.settings).await {
                     Ok(connection) => (connection, false),
-                    Err(_) => {
-                        self.attempts.unanswered(&upstream, Unanswered::UNCONNECTED)?;
+                    Err(error) => {
+                        self.attempts.unconnected(&upstream, &error)?;
                         return Ok(None);
                     }
                 }

@@ -23,24 +23,24 @@ const FAILURES: usize = 6;
 const BAD_RESPONSES: usize = 21;
 
 #[derive(Clone, Copy, Debug)]
-enum Over {
+pub enum Over {
     Http1,
     Http2,
 }
 
-const BOTH: [Over; 2] = [Over::Http1, Over::Http2];
+pub const BOTH: [Over; 2] = [Over::Http1, Over::Http2];
 
 /// A request.
 #[derive(Clone, Copy)]
-struct Sent<'s> {
-    method: &'s str,
-    path: &'s str,
-    fields: &'s [(&'s str, &'s str)],
+pub struct Sent<'s> {
+    pub method: &'s str,
+    pub path: &'s str,
+    pub fields: &'s [(&'s str, &'s str)],
     /// In parts of 100 bytes, without a length.
-    body: &'s [u8],
+    pub body: &'s [u8],
 }
 
-const GET_ROOT: Sent<'_> = Sent {
+pub const GET_ROOT: Sent<'_> = Sent {
     method: "GET",
     path: "/",
     fields: &[],
@@ -48,19 +48,19 @@ const GET_ROOT: Sent<'_> = Sent {
 };
 
 /// A request for this path.
-fn get_of(path: &str) -> Sent<'_> {
+pub fn get_of(path: &str) -> Sent<'_> {
     Sent { path, ..GET_ROOT }
 }
 
 /// What comes back: the status, the head in lower case, and the body.
 #[derive(Debug)]
-struct Got {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Got {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
-fn ask(site: &Site, over: Over, sent: Sent<'_>) -> Got {
+pub fn ask(site: &Site, over: Over, sent: Sent<'_>) -> Got {
     match over {
         Over::Http1 => by_http1(site, sent),
         Over::Http2 => by_http2(site, sent),
@@ -157,7 +157,7 @@ fn settings() -> Settings {
     }
 }
 
-fn ejections(site: &Site) -> u32 {
+pub fn ejections(site: &Site) -> u32 {
     site.front
         .figures()
         .upstreams
@@ -204,7 +204,7 @@ fn worker(kind: Worker) -> (SocketAddr, Arc<AtomicUsize>) {
     (addr, seen)
 }
 
-fn serve(site: &Site, workers: &[SocketAddr]) {
+pub fn serve(site: &Site, workers: &[SocketAddr]) {
     let target = |(id, addr): (u32, &SocketAddr)| Target {
         id: UpstreamId(10 + id),
         addr: (*addr).into(),
@@ -353,7 +353,7 @@ fn a_client_that_breaks_off_its_body_is_no_failure_of_the_worker() {
     }
 }
 
-fn until(site: &Site, done: impl Fn(&Site) -> bool) {
+pub fn until(site: &Site, done: impl Fn(&Site) -> bool) {
     let deadline = Instant::now() + BOUND;
     while !done(site) {
         assert!(Instant::now() < deadline, "{:?}", site.front.figures());

@@ -1,6 +1,7 @@
 //! A real proxy between real clients and upstreams.
 
 mod answers;
+mod blame;
 mod both;
 mod breaks;
 mod compressing;
