@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::balance::{Chosen, Criteria, choose};
 use crate::front::Front;
-use crate::policy::rejection::{ALL_BUSY, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
-use crate::policy::retry::{Next, Retry, Unanswered};
+use crate::policy::rejection::{ALL_BUSY, NO_CONNECTION, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
+use crate::policy::retry::{Next, Retry, Unanswered, is_local};
 use crate::queue::QueuePlace;
 use crate::settings::Settings;
 use crate::target::UpstreamId;
@@ -22,7 +22,8 @@ use crate::upstream::{InFlight, Upstream};
 /// Pause before another round when every upstream has failed a request.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Why the request ended, for the log.
+/// Why a request failed, for the log.
+const ENDED: &str = "connection closed before the response";
 const OUT_OF_TIME: &str = "its time is over (--request-timeout)";
 
 /// The attempts of one request.
@@ -222,18 +223,32 @@ impl<'f> Attempts<'f> {
         if error.kind() == io::ErrorKind::TimedOut && self.is_over() {
             return Err(self.out_of_time(upstream));
         }
-        self.unanswered(upstream, Unanswered::UNCONNECTED)
+        if !is_local(error) {
+            let why = format!("cannot connect ({error})");
+            return self.failed(upstream, Unanswered::UNCONNECTED, &why);
+        }
+        if self.spend(upstream) {
+            return Ok(());
+        }
+        self.front.log_shortage(error);
+        Err(NO_CONNECTION)
     }
 
-    /// Records that the upstream did not respond. `Ok`: try again.
+    /// Records that the upstream closed the connection before it responded. `Ok`: try again.
     pub(crate) fn unanswered(&mut self, upstream: &Upstream, failed: Unanswered) -> Result<(), Rejection> {
-        match self.retry.next(failed) {
-            Next::Free => return Ok(()),
-            Next::Limited if self.spend(upstream) => return Ok(()),
-            Next::Limited => {}
-            Next::GiveUp => upstream.failed(self.front.ms_since_start()),
+        self.failed(upstream, failed, ENDED)
+    }
+
+    fn failed(&mut self, upstream: &Upstream, failed: Unanswered, why: &str) -> Result<(), Rejection> {
+        let next = self.retry.next(failed);
+        if next == Next::Free {
+            return Ok(());
         }
-        Err(self.blame(upstream, UNANSWERED, failed.why))
+        upstream.failed(self.front.ms_since_start());
+        if next == Next::Limited && self.spend(upstream) {
+            return Ok(());
+        }
+        Err(self.blame(upstream, UNANSWERED, why))
     }
 
     fn blame(&self, upstream: &Upstream, rejection: Rejection, why: &str) -> Rejection {
@@ -243,7 +258,6 @@ impl<'f> Attempts<'f> {
 
     /// Uses one of the remaining retries, if there is one.
     fn spend(&mut self, upstream: &Upstream) -> bool {
-        upstream.failed(self.front.ms_since_start());
         self.tried.push(upstream.id());
         if self.left == 0 || self.is_over() || !self.front.spend_retry() {
             return false;

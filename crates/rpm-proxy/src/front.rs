@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
+use crate::log_limit::LogLimit;
 use crate::queue::{Queue, QueuePlace};
 use crate::settings::{BadHeadSize, Settings, head_size};
 use crate::target::Target;
@@ -108,6 +109,8 @@ pub struct Front {
     /// [`Figures::times`].
     times: [AtomicU64; BOUNDS_MS.len() + 1],
     time_us: AtomicU64,
+    /// For connections that cannot be opened.
+    shortage: LogLimit,
     origin: Instant,
 }
 
@@ -137,6 +140,7 @@ impl Front {
             unavailable: AtomicU64::new(0),
             broken: AtomicU64::new(0),
             budget: AtomicI64::new(BUDGET_RESERVE * BUDGET_PART),
+            shortage: LogLimit::default(),
             origin: Instant::now(),
         })
     }
@@ -268,6 +272,13 @@ impl Front {
             .unwrap_or(BOUNDS_MS.len());
         self.times[bucket].fetch_add(1, Ordering::Relaxed);
         self.time_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Logs that the proxy cannot open connections, whatever the worker. At most once per second.
+    pub(crate) fn log_shortage(&self, error: &io::Error) {
+        if let Some(more) = self.shortage.admit(self.ms_since_start()) {
+            warn!(%error, more, "cannot open a connection to a worker, which is not its fault");
+        }
     }
 
     pub(crate) fn count_unavailable(&self) {

@@ -23,6 +23,7 @@ pub mod h1;
 mod h2;
 pub mod health;
 mod latency;
+mod log_limit;
 pub mod network;
 mod peer;
 mod plaintext_guard;

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::address::Address;
 use crate::latency::Latency;
+use crate::log_limit::LogLimit;
 use crate::queue::Queue;
 use crate::target::{Target, UpstreamId};
 use crate::turns::{Progress, Turns};
@@ -22,9 +23,6 @@ const BAD_ANSWERS: u32 = 20;
 /// Duration of the first ejection, and of the longest, in ms.
 const EJECTED_FIRST: u64 = 500;
 const EJECTED_LONGEST: u64 = 30_000;
-
-/// Time between two log lines about failed requests, in ms: a worker that fails every request must not fill the disk.
-const LOG_INTERVAL: u64 = 1000;
 
 /// An upstream and its counters.
 #[derive(Debug)]
@@ -39,9 +37,8 @@ pub struct Upstream {
     /// End of the ejection, in ms since the start of the proxy.
     ejected_until: AtomicU64,
     requests: AtomicU64,
-    /// When the next failed request may be logged, in ms since the start of the proxy, and how many were not logged.
-    next_log: AtomicU64,
-    unlogged: AtomicU32,
+    /// For failed requests.
+    log: LogLimit,
     /// For weights.
     turns: Turns,
     /// It fails its health checks.
@@ -95,8 +92,7 @@ impl Upstream {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
-            next_log: AtomicU64::new(0),
-            unlogged: AtomicU32::new(0),
+            log: LogLimit::default(),
             turns: Turns::default(),
             ill: AtomicBool::new(false),
             reserved: AtomicBool::new(target.reserved),
@@ -212,26 +208,17 @@ impl Upstream {
         }
     }
 
-    /// Logs that a request failed at this upstream, and why. At most once per [`LOG_INTERVAL`].
+    /// Logs that a request failed at this upstream, and why. At most once per second.
     pub(crate) fn blame(&self, status: u16, why: &str, now_ms: u64) {
-        let again = self.next_log.load(Ordering::Relaxed);
-        let next = now_ms + LOG_INTERVAL;
-        let claim = || {
-            let ordering = Ordering::Relaxed;
-            self.next_log.compare_exchange(again, next, ordering, ordering)
-        };
-        if now_ms < again || claim().is_err() {
-            self.unlogged.fetch_add(1, Ordering::Relaxed);
-            return;
+        if let Some(more) = self.log.admit(now_ms) {
+            warn!(
+                instance = self.key(),
+                addr = %self.addr(),
+                status,
+                more,
+                "request failed at a worker: {why}"
+            );
         }
-        let more = self.unlogged.swap(0, Ordering::Relaxed);
-        warn!(
-            instance = self.key(),
-            addr = %self.addr(),
-            status,
-            more,
-            "request failed at a worker: {why}"
-        );
     }
 
     fn eject(&self, now_ms: u64) {

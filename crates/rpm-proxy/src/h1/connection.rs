@@ -30,8 +30,6 @@ use crate::stage::ClosingStage;
 use crate::trace::open::OpenSpan;
 use crate::upstream::{InFlight, Upstream, connect};
 
-/// Why an attempt failed, for the log.
-const ENDED: &str = "connection closed before the response";
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Size of a read while waiting for a head, in bytes.
@@ -342,7 +340,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         unsent,
                         body_taken: taken,
                         reused,
-                        why: ENDED,
                     };
                     if let Err(rejection) = attempts.unanswered(&upstream, failed) {
                         return self.fail(rejection, head).await;

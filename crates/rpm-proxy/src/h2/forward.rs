@@ -36,9 +36,6 @@ use crate::trace::context::Context;
 use crate::trace::open::OpenSpan;
 use crate::upstream::InFlight;
 
-/// Why an attempt failed, for the log.
-const ENDED: &str = "connection closed before the response";
-
 /// Why a request has no response of a worker.
 enum Failure {
     /// The proxy rejects it.
@@ -318,7 +315,6 @@ impl Attempt<'_> {
                     unsent,
                     body_taken: false,
                     reused,
-                    why: ENDED,
                 };
                 self.attempts.unanswered(&upstream, failed)?;
                 Ok(None)

@@ -74,6 +74,8 @@ pub(crate) const UNREADABLE: Rejection = Rejection::new(502, "malformed upstream
 pub(crate) const UNANSWERED: Rejection = Rejection::new(502, "no response from upstream");
 /// The worker has answered a request for a WebSocket as if it were another one.
 pub(crate) const NO_WEBSOCKET: Rejection = Rejection::new(502, "upstream did not open the WebSocket");
+/// The proxy has no descriptor, port or memory left for a connection, or the system forbids it.
+pub(crate) const NO_CONNECTION: Rejection = Rejection::new(503, "the proxy cannot open a connection");
 /// No worker could be given the request in time.
 pub(crate) const NO_WORKER: Rejection = Rejection::new(503, "no worker available");
 /// All workers have as many requests as they may have, and too many requests wait, or too long.

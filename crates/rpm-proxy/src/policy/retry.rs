@@ -1,5 +1,9 @@
 //! Whether a request that failed before its response began is sent again.
 
+use std::io;
+
+use rustix::io::Errno;
+
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unanswered {
@@ -9,8 +13,6 @@ pub(crate) struct Unanswered {
     pub(crate) body_taken: bool,
     /// The connection had been idle before.
     pub(crate) reused: bool,
-    /// The reason, for the log.
-    pub(crate) why: &'static str,
 }
 
 impl Unanswered {
@@ -19,8 +21,25 @@ impl Unanswered {
         unsent: true,
         body_taken: false,
         reused: false,
-        why: "connection failed",
     };
+}
+
+/// Errors of a connection that say nothing about the upstream: the proxy is short of descriptors, ports, buffers or memory, or a rule of the
+/// system forbids it (`EPERM`: a packet filter, `EACCES`: a security module).
+const LOCAL: [Errno; 8] = [
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::ADDRNOTAVAIL,
+    Errno::AGAIN,
+    Errno::NOBUFS,
+    Errno::NOMEM,
+    Errno::PERM,
+    Errno::ACCESS,
+];
+
+/// No connection could be made, and that is not the upstream's fault. Every other one would fail in the same way.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| LOCAL.contains(&errno))
 }
 
 /// What follows from a failed attempt.
@@ -76,7 +95,6 @@ mod tests {
         unsent: false,
         body_taken: false,
         reused: false,
-        why: "",
     };
 
     #[test]
@@ -110,6 +128,24 @@ mod tests {
                 "{replayable} {failed:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_shortage_here_is_not_the_upstreams_fault() {
+        for (errno, expected) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::NOBUFS, true),
+            (Errno::PERM, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::CONNRESET, false),
+            (Errno::HOSTUNREACH, false),
+            (Errno::TIMEDOUT, false),
+        ] {
+            assert_eq!(is_local(&errno.into()), expected, "{errno:?}");
+        }
+        assert!(!is_local(&io::Error::from(io::ErrorKind::TimedOut)));
     }
 
     #[test]
