@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +14,21 @@ use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response, http::request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::front::Front;
 use crate::policy::fields::MAX_FIELDS;
+use crate::policy::retry::is_local;
 use crate::settings::Check;
 use crate::target::UpstreamId;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Upstreams};
 
 /// Pause while no checks are configured.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Most checks at once.
+const AT_ONCE: usize = 16;
 
 /// Who hears that an upstream fails its checks, with the reason, or passes them again.
 #[derive(Clone)]
@@ -72,48 +77,104 @@ pub(crate) async fn check(front: Arc<Front>) {
         };
         let set = front.upstreams.load_full();
         rows.retain(|id, _| set.has(*id));
-        for upstream in &set.list {
-            let failing = failing(upstream, check).await;
-            let row = rows.entry(upstream.id()).or_insert(0);
-            *row = match &failing {
-                None => (*row).max(0) + 1,
-                Some(_) => (*row).min(0) - 1,
-            };
-            let worker = upstream.key();
-            if *row >= i64::from(check.good) && upstream.set_ill(false) {
-                info!(worker, "worker passes its health check again");
-                check.reports.0(upstream.id(), None);
-            } else if *row <= -i64::from(check.bad) && !upstream.set_ill(true) {
-                warn!(
-                    worker,
-                    path = check.path,
-                    "worker fails its health check: it gets no requests while others are healthy"
-                );
-                check.reports.0(upstream.id(), failing);
+        let mut round = Round::new(&set, check);
+        while let Some((upstream, result)) = round.next().await {
+            // One that has left the front meanwhile may be ending.
+            if front.upstreams.load().has(upstream.id()) {
+                let row = rows.entry(upstream.id()).or_insert(0);
+                record(&front, &upstream, row, (check, result));
             }
         }
         sleep(check.interval).await;
     }
 }
 
-/// Why the check of an upstream fails; `None`: it does not.
-async fn failing(upstream: &Upstream, check: &Check) -> Option<String> {
+/// The checks of all upstreams, several at once: those that do not respond must not delay the checks of others.
+struct Round {
+    left: std::vec::IntoIter<Arc<Upstream>>,
+    check: Check,
+    running: JoinSet<(Arc<Upstream>, CheckResult)>,
+}
+
+impl Round {
+    fn new(set: &Upstreams, check: &Check) -> Round {
+        Round {
+            left: set.list.clone().into_iter(),
+            check: check.clone(),
+            running: JoinSet::new(),
+        }
+    }
+
+    /// The next result. `None`: all have been checked.
+    async fn next(&mut self) -> Option<(Arc<Upstream>, CheckResult)> {
+        loop {
+            while self.running.len() < AT_ONCE
+                && let Some(upstream) = self.left.next()
+            {
+                let check = self.check.clone();
+                self.running.spawn_local(async move {
+                    let result = check_one(&upstream, &check).await;
+                    (upstream, result)
+                });
+            }
+            if let Ok(checked) = self.running.join_next().await? {
+                return Some(checked);
+            }
+        }
+    }
+}
+
+/// Counts a result, and sets whether the upstream is ill. `row`: consecutive results, successful checks above 0, failed ones below.
+fn record(front: &Front, upstream: &Upstream, row: &mut i64, (check, result): (&Check, CheckResult)) {
+    let worker = upstream.key();
+    match result {
+        CheckResult::Passed => {
+            *row = (*row).max(0) + 1;
+            if *row >= i64::from(check.good) && upstream.set_ill(false) {
+                info!(worker, "worker passes its health check again");
+                check.reports.0(upstream.id(), None);
+            }
+        }
+        CheckResult::Failed(why) => {
+            *row = (*row).min(0) - 1;
+            if *row <= -i64::from(check.bad) && !upstream.set_ill(true) {
+                warn!(
+                    worker,
+                    path = check.path,
+                    "worker fails its health check: it gets no requests while others are healthy"
+                );
+                check.reports.0(upstream.id(), Some(why));
+            }
+        }
+        CheckResult::NotMade(error) => front.log_shortage(&error),
+    }
+}
+
+/// The result of a check.
+enum CheckResult {
+    Passed,
+    /// It failed, for this reason.
+    Failed(String),
+    /// The proxy cannot open a connection, which says nothing about the upstream.
+    NotMade(io::Error),
+}
+
+async fn check_one(upstream: &Upstream, check: &Check) -> CheckResult {
     let path = &check.path;
-    match timeout(check.timeout, check_one(upstream, check)).await {
-        Ok(Some(status)) if status == check.status => None,
-        Ok(Some(status)) => Some(format!("{path} is answered with status {status}")),
-        Ok(None) => Some(format!("{path} is not answered")),
-        Err(_) => Some(format!(
+    let asked = async {
+        let stream = upstream.addr().connect().await?;
+        probe(stream, path).await.map_err(io::Error::other)
+    };
+    match timeout(check.timeout, asked).await {
+        Ok(Ok(status)) if status == check.status => CheckResult::Passed,
+        Ok(Ok(status)) => CheckResult::Failed(format!("{path} is answered with status {status}")),
+        Ok(Err(error)) if is_local(&error) => CheckResult::NotMade(error),
+        Ok(Err(_)) => CheckResult::Failed(format!("{path} is not answered")),
+        Err(_) => CheckResult::Failed(format!(
             "{path} is not answered within {} ms",
             check.timeout.as_millis()
         )),
     }
-}
-
-/// The status of the response.
-async fn check_one(upstream: &Upstream, check: &Check) -> Option<u16> {
-    let stream = upstream.addr().connect().await.ok()?;
-    probe(stream, &check.path).await.ok()
 }
 
 /// Why a probe got no response.

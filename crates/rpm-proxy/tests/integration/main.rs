@@ -5,6 +5,7 @@ mod blame;
 mod both;
 mod breaks;
 mod compressing;
+mod checks;
 mod corpus;
 mod forwarding;
 mod frames;
