@@ -17,6 +17,7 @@ mod attempt;
 pub mod balance;
 mod deadline;
 mod descriptors;
+mod ejection;
 mod front;
 mod gzip;
 pub mod h1;

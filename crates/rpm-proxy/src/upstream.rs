@@ -10,19 +10,12 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::address::Address;
+use crate::ejection::Ejection;
 use crate::latency::Latency;
 use crate::log_limit::LogLimit;
 use crate::queue::Queue;
 use crate::target::{Target, UpstreamId};
 use crate::turns::{Progress, Turns};
-
-/// Failures in a row after which an upstream is ejected.
-const FAILURES: u32 = 5;
-/// Responses of 500 and above in a row after which it is ejected.
-const BAD_ANSWERS: u32 = 20;
-/// Duration of the first ejection, and of the longest, in ms.
-const EJECTED_FIRST: u64 = 500;
-const EJECTED_LONGEST: u64 = 30_000;
 
 /// An upstream and its counters.
 #[derive(Debug)]
@@ -31,11 +24,7 @@ pub struct Upstream {
     in_flight: AtomicU32,
     /// Time to the head of a response.
     latency: Latency,
-    failures: AtomicU32,
-    bad_answers: AtomicU32,
-    ejections: AtomicU32,
-    /// End of the ejection, in ms since the start of the proxy.
-    ejected_until: AtomicU64,
+    ejection: Ejection,
     requests: AtomicU64,
     /// For failed requests.
     log: LogLimit,
@@ -87,10 +76,7 @@ impl Upstream {
             target,
             in_flight: AtomicU32::new(0),
             latency: Latency::default(),
-            failures: AtomicU32::new(0),
-            bad_answers: AtomicU32::new(0),
-            ejections: AtomicU32::new(0),
-            ejected_until: AtomicU64::new(0),
+            ejection: Ejection::default(),
             requests: AtomicU64::new(0),
             log: LogLimit::default(),
             turns: Turns::default(),
@@ -148,12 +134,7 @@ impl Upstream {
     }
 
     pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
-        self.ill.load(Ordering::Relaxed) || self.ejected_until.load(Ordering::Relaxed) > now_ms
-    }
-
-    /// When it is used again, in ms since the start of the proxy, if it is ejected.
-    fn ejected_until(&self, now_ms: u64) -> Option<u64> {
-        Some(self.ejected_until.load(Ordering::Relaxed)).filter(|until| *until > now_ms)
+        self.ill.load(Ordering::Relaxed) || self.ejection.until_ms(now_ms).is_some()
     }
 
     /// Sets whether it fails its health checks, and returns the old value.
@@ -167,7 +148,7 @@ impl Upstream {
 
     /// Records that it accepts connections.
     pub(crate) fn connected(&self) {
-        self.failures.store(0, Ordering::Relaxed);
+        self.ejection.connected();
     }
 
     /// Counts a request in flight until the result is dropped. `None`: it has `max` of them.
@@ -183,13 +164,9 @@ impl Upstream {
 
     /// Records a response that came after so many µs.
     pub(crate) fn answered(&self, status: u16, after_us: u64, now_ms: u64) {
-        self.failures.store(0, Ordering::Relaxed);
         self.latency.add(after_us, now_ms);
-        if status < 500 {
-            self.bad_answers.store(0, Ordering::Relaxed);
-        } else if self.bad_answers.fetch_add(1, Ordering::Relaxed) + 1 >= BAD_ANSWERS {
-            self.bad_answers.store(0, Ordering::Relaxed);
-            self.eject(now_ms);
+        if self.ejection.answered(status, now_ms) {
+            self.wake_others();
         }
     }
 
@@ -202,10 +179,14 @@ impl Upstream {
 
     /// Records a failure: no connection, no response, or a late one.
     pub(crate) fn failed(&self, now_ms: u64) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-            self.failures.store(0, Ordering::Relaxed);
-            self.eject(now_ms);
+        if self.ejection.failed(now_ms) {
+            self.wake_others();
         }
+    }
+
+    /// It is ejected: requests that wait for it may go elsewhere.
+    fn wake_others(&self) {
+        self.queue.wake_all();
     }
 
     /// Logs that a request failed at this upstream, and why. At most once per second.
@@ -221,21 +202,13 @@ impl Upstream {
         }
     }
 
-    fn eject(&self, now_ms: u64) {
-        let times = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
-        let time = (EJECTED_FIRST << times).min(EJECTED_LONGEST);
-        self.ejected_until.store(now_ms + time, Ordering::Relaxed);
-        // Those that wait for this one may go elsewhere.
-        self.queue.wake_all();
-    }
-
     pub(crate) fn figures(&self, now_ms: u64) -> UpstreamFigures {
         UpstreamFigures {
             id: self.target.id,
             requests: self.requests.load(Ordering::Relaxed),
             in_flight: self.in_flight(),
             latency_us: self.latency.average_us().unwrap_or(0.0).round() as u64,
-            ejections: self.ejections.load(Ordering::Relaxed),
+            ejections: self.ejection.count(),
             ejected: self.is_ejected(now_ms),
             ill: self.ill.load(Ordering::Relaxed),
             key: self.key(),
@@ -339,7 +312,10 @@ impl Upstreams {
 
     /// When the next of those that are ejected is used again, in ms since the start of the proxy.
     pub(crate) fn next_return(&self, now_ms: u64) -> Option<u64> {
-        self.list.iter().filter_map(|one| one.ejected_until(now_ms)).min()
+        self.list
+            .iter()
+            .filter_map(|one| one.ejection.until_ms(now_ms))
+            .min()
     }
 
     pub(crate) fn has(&self, id: UpstreamId) -> bool {
@@ -363,23 +339,6 @@ mod tests {
 
     fn upstream() -> Upstream {
         Upstream::new(target(1), &NewUpstream::default())
-    }
-
-    #[test]
-    fn failures_in_a_row_eject_for_longer_and_longer() {
-        let upstream = upstream();
-        let fail = |now| (0..FAILURES).for_each(|_| upstream.failed(now));
-        (1..FAILURES).for_each(|_| upstream.failed(0));
-        upstream.answered(200, 10, 0);
-        upstream.failed(0);
-        assert!(!upstream.is_ejected(0), "an answer forgives");
-        upstream.answered(200, 10, 0);
-        fail(1000);
-        assert!(upstream.is_ejected(1000 + EJECTED_FIRST - 1) && !upstream.is_ejected(1000 + EJECTED_FIRST));
-        fail(5000);
-        assert!(upstream.is_ejected(5000 + 2 * EJECTED_FIRST - 1));
-        (0..20).for_each(|_| fail(9000));
-        assert!(!upstream.is_ejected(9000 + EJECTED_LONGEST));
     }
 
     #[test]
@@ -424,19 +383,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_a_broken_worker_eject_it_too() {
-        let upstream = upstream();
-        (1..BAD_ANSWERS).for_each(|_| upstream.answered(503, 10, 0));
-        assert!(!upstream.is_ejected(0));
-        upstream.answered(500, 10, 0);
-        assert!(upstream.is_ejected(0));
-    }
-
-    #[test]
     fn a_response_that_is_late_is_a_slow_one_and_a_failure() {
         let upstream = upstream();
         upstream.answered(200, 10, 0);
-        (0..FAILURES).for_each(|_| upstream.late(Duration::from_secs(1), 0));
+        (0..5).for_each(|_| upstream.late(Duration::from_secs(1), 0));
         assert_eq!(upstream.figures(0).latency_us, 1_000_000);
         assert!(upstream.is_ejected(0));
     }
