@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { isMainThread } from 'node:worker_threads';
 
 // Test frameworks replace these by fakes.
-const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate, performance } = globalThis;
+const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate, queueMicrotask, performance } = globalThis;
 const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept } = process.env;
 
 const keepAliveMs = kept && Number(kept); // time-out of idle connections, if the user has set it
@@ -95,7 +95,10 @@ function noteSession(session) {
   if (draining) retire(session);
 }
 
-/** Connections that upgrade. Without a listener Node does not upgrade them, so ours exists only while the program has one. */
+/**
+ * Connections that upgrade. Without a listener Node does not upgrade them, so ours exists only while the program has one. It is the first,
+ * because the program's answers the handshake: what was written later shows that it was answered.
+ */
 function followUpgrades(server, event) {
   const note = guarded((request, socket) => {
     const webSocket = /^websocket$/i.test(request.headers.upgrade ?? '');
@@ -103,9 +106,14 @@ function followUpgrades(server, event) {
     socket.once('close', () => upgraded.delete(socket));
   });
   const theirs = () => server.listeners(event).some((listener) => listener !== note);
-  const join = () => server.listeners(event).includes(note) || server.on(event, note);
-  if (theirs()) join();
-  server.on('newListener', (name, listener) => name === event && listener !== note && join());
+  const join = guarded(() => {
+    if (!theirs() || server.listeners(event)[0] === note) return;
+    server.removeListener(event, note).prependListener(event, note);
+  });
+  join();
+  server.on('newListener', (name, listener) => {
+    if (name === event && listener !== note) queueMicrotask(join); // only then is it in its place
+  });
   server.on('removeListener', (name, listener) => {
     if (name === event && listener !== note && !theirs()) server.removeListener(event, note);
   });

@@ -40,10 +40,21 @@ function answer(req, res) {
 const server = KINDS[process.env.KIND ?? 'http']();
 server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 5000);
 server.on('sessionError', () => {});
-if (process.env.UPGRADES) {
-  server.on('upgrade', (req, socket) => {
-    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
-    socket.on('data', (data) => socket.write(data));
-  });
-}
-server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+// UPGRADES: when the program adds its listener, and how. `never answers` adds one that leaves the handshake open.
+const upgrade = (req, socket) => {
+  socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
+  socket.on('data', (data) => socket.write(data));
+};
+const upgrades = {
+  'before listen': () => server.on('upgrade', upgrade),
+  'never answers': () => server.on('upgrade', () => {}),
+};
+const late = {
+  'after listen': () => server.on('upgrade', upgrade),
+  'before all others': () => server.prependListener('upgrade', upgrade),
+};
+upgrades[process.env.UPGRADES]?.();
+server.listen(0, '127.0.0.1', () => {
+  late[process.env.UPGRADES]?.();
+  console.log(server.address().port);
+});

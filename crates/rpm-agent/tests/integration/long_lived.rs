@@ -1,35 +1,69 @@
 //! Connections that would never end by themselves.
 
-use crate::support::{App, Client, Daemon, NODES};
+use crate::support::{Agent, App, Client, Daemon, NODES, on_every_node};
 use rpm_agent::ToAgent;
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// A close frame with 1001.
+const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+/// Opens a WebSocket of `app.js`, then begins a drain: the client and the agent.
+fn web_socket(daemon: &Daemon, app: &mut App) -> (Client, Agent) {
+    let mut agent = daemon.agent();
+    let mut client = Client::connect(app.port());
+    client.send(UPGRADE);
+    let head = client.read_to("\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    agent.drain();
+    let open = agent.wait_open(|open| open.connections == 1);
+    assert_eq!((open.upgraded, open.requests, open.idle), (1, 0, 0));
+    (client, agent)
+}
 
 #[test]
 fn a_web_socket_is_left_until_the_deadline_and_then_told() {
     for node in NODES {
         let daemon = Daemon::start();
-        let mut app = App::start(daemon.command(node, "app.js").env("UPGRADES", "1"));
-        let mut agent = daemon.agent();
-        let mut client = Client::connect(app.port());
-        client.send(UPGRADE);
-        assert!(
-            client.read_to("\r\n\r\n").starts_with("HTTP/1.1 101 "),
-            "node {node}"
-        );
-        agent.drain();
-        let open = agent.wait_open(|open| open.connections == 1);
-        assert_eq!(
-            (open.upgraded, open.requests, open.idle),
-            (1, 0, 0),
-            "node {node}"
-        );
+        let mut app = App::start(daemon.command(node, "app.js").env("UPGRADES", "before listen"));
+        let (mut client, mut agent) = web_socket(&daemon, &mut app);
         client.send("ping!");
         assert_eq!(client.read_to("!"), "ping!", "node {node}: it goes on");
         agent.say(ToAgent::Close {});
-        assert_eq!(client.rest(), [0x88, 2, 0x03, 0xe9], "node {node}: going away");
+        assert_eq!(client.rest(), GOING_AWAY, "node {node}");
         drop(client);
         agent.wait_open(|open| open.connections == 0 && open.upgraded == 0);
+    }
+}
+
+/// The program may have written its response to the handshake before our listener ran.
+fn quiet_web_sockets_are_told(node: u32) {
+    for when in ["before listen", "after listen", "before all others"] {
+        let daemon = Daemon::start();
+        let mut app = App::start(daemon.command(node, "app.js").env("UPGRADES", when));
+        let (mut client, mut agent) = web_socket(&daemon, &mut app);
+        agent.say(ToAgent::Close {});
+        assert_eq!(client.rest(), GOING_AWAY, "node {node}, listener {when}");
+    }
+}
+
+on_every_node!(
+    a_web_socket_on_which_nothing_was_sent_is_told_too,
+    quiet_web_sockets_are_told
+);
+
+#[test]
+fn a_web_socket_without_an_answer_gets_no_frame() {
+    for node in NODES {
+        let daemon = Daemon::start();
+        let mut app = App::start(daemon.command(node, "app.js").env("UPGRADES", "never answers"));
+        let mut agent = daemon.agent();
+        let mut client = Client::connect(app.port());
+        client.send(UPGRADE);
+        agent.drain();
+        agent.wait_open(|open| open.upgraded == 1);
+        agent.say(ToAgent::Close {});
+        assert_eq!(client.rest(), b"", "node {node}: the client expects a response");
     }
 }
 
