@@ -7,12 +7,13 @@ const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept 
 const keepAliveMs = kept ? Number(kept) : NaN; // time-out of idle connections, if the user has set it
 const RETRY_MS = [100, 1000]; // first and longest pause before reconnecting to the daemon
 const LINE_LIMIT = 4096; // longest message of the daemon; real ones are shorter
+const ANSWERS = ['fetch', 'error', 'routes', 'static']; // options of Bun.serve that server.reload replaces
 const IDLE_S = [10, 255]; // idle time-out of Bun.serve: default and maximum
 
 let draining = false;
 let channel;
 let pause = RETRY_MS[0];
-const served = new Set(); // servers of Bun.serve, with their options
+const served = new Map(); // servers of Bun.serve that run: what answers there, before any change of ours
 const listening = new Set(); // servers of node:http and the like
 
 /** Runs our code: an error in it must never reach the program. */
@@ -31,11 +32,8 @@ function install() {
   Bun.serve = function (options) {
     guarded(keepIdle)(options);
     const server = serve.call(this, options);
-    guarded(() => {
-      served.add({ server, options });
-      if (draining) answerWithClose({ server, options });
-      connect();
-    })();
+    guarded(followServed)(server, options);
+    guarded(connect)();
     return server;
   };
   const { Server } = require('node:net');
@@ -44,6 +42,30 @@ function install() {
   for (const prototype of new Set([Server.prototype, http.Server.prototype, https.Server.prototype])) {
     follow(prototype);
   }
+}
+
+/** Records what a server answers with, which the program may replace at any time, until it stops the server. */
+function followServed(server, options) {
+  const { reload, stop } = server;
+  const replace = (changed) => reload.call(server, changed);
+  const define = (name, value) => Object.defineProperty(server, name, { configurable: true, writable: true, value });
+  define('reload', function (changed) {
+    const answer = reload.call(this, draining ? (guarded(asLast)(changed) ?? changed) : changed);
+    guarded(() => Object.assign(served.get(server).answers, answersOf(changed)))();
+    return answer;
+  });
+  define('stop', function (...args) {
+    served.delete(server);
+    return stop.apply(this, args);
+  });
+  served.set(server, { answers: answersOf(options), replace });
+  if (draining) answerWithClose(served.get(server));
+}
+
+/** What can be replaced in a server that runs. Bun keeps what is not given. */
+function answersOf(options) {
+  const given = ANSWERS.filter((name) => options[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, options[name]]));
 }
 
 /** Bun.serve has one time-out for idle connections and slow responses, so it is only ever raised. 0 means none. */
@@ -117,17 +139,24 @@ function obey(message, socket) {
   } else if (message.resume) {
     draining = false;
   } else if (message.refuse) {
-    for (const { server } of served) guarded(() => server.stop())();
+    for (const server of served.keys()) guarded(() => server.stop())();
     for (const server of listening) guarded(() => server.close(() => {}))();
   }
 }
 
-function answerWithClose({ server, options }) {
-  const { fetch, routes } = options;
+/** Those of node:http are followed by their own class. */
+function answerWithClose({ answers, replace }) {
+  if (Object.keys(answers).length > 0) replace(asLast(answers));
+}
+
+/** The same options, whose answers are the last ones of their connections. */
+function asLast(options) {
+  const { fetch, error, routes } = options;
   const changed = { ...options };
   if (fetch) changed.fetch = lastAnswer(fetch);
+  if (error) changed.error = lastAnswer(error);
   if (routes) changed.routes = Object.fromEntries(Object.entries(routes).map(([at, route]) => [at, lastRoute(route)]));
-  server.reload(changed);
+  return changed;
 }
 
 /** A route is a handler, a response, or one of these for each method. Anything else is left unchanged. */

@@ -1,5 +1,6 @@
 //! The preloads in real Node and Bun processes.
 
+mod bun;
 mod drain;
 mod figures;
 mod greeting;

@@ -8,7 +8,9 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rpm_agent::{Decoder, Figures, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, node_options};
+use rpm_agent::{
+    Decoder, Figures, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, bun_options, bun_preload, node_options,
+};
 
 /// Every major version that the agent supports.
 pub const NODES: [u32; 5] = [18, 20, 22, 24, 26];
@@ -121,6 +123,21 @@ impl Daemon {
         let mut command = plain(major, app);
         command
             .env("NODE_OPTIONS", node_options(None))
+            .env(TOKEN_ENV, TOKEN)
+            .env(SOCKET_ENV, self.socket());
+        command
+    }
+
+    /// As [`Daemon::command`], for Bun.
+    pub fn bun(&self, app: &str) -> Command {
+        let (text, name) = bun_preload();
+        let preload = self.directory.join(name);
+        std::fs::write(&preload, text).expect("a file for the preload");
+        let options = bun_options(None, preload.to_str().expect("UTF-8"));
+        let mut command = Command::new(rpm_testkit::bun());
+        command
+            .arg(apps().join(app))
+            .env("BUN_OPTIONS", options.expect("a path without blanks"))
             .env(TOKEN_ENV, TOKEN)
             .env(SOCKET_ENV, self.socket());
         command
