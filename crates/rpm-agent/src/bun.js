@@ -9,10 +9,12 @@ const RETRY_MS = [100, 1000]; // first and longest pause before reconnecting to 
 const LINE_LIMIT = 4096; // longest message of the daemon; real ones are shorter
 const ANSWERS = ['fetch', 'error', 'routes', 'static']; // options of Bun.serve that server.reload replaces
 const IDLE_S = [10, 255]; // idle time-out of Bun.serve: default and maximum
+const ALIBI_MS = 24 * 3600 * 1000; // longer than any drain; without a daemon that would release it the process ends then
 
 let draining = false;
 let channel;
 let pause = RETRY_MS[0];
+let alibi; // keeps the process alive until it is terminated, so that its signal handlers run
 const served = new Map(); // servers of Bun.serve that run: what answers there, before any change of ours
 const listening = new Set(); // servers of node:http and the like
 
@@ -139,8 +141,11 @@ function obey(message, socket) {
   } else if (message.resume) {
     draining = false;
   } else if (message.refuse) {
+    alibi ??= setTimeout(() => {}, ALIBI_MS);
     for (const server of served.keys()) guarded(() => server.stop())();
     for (const server of listening) guarded(() => server.close(() => {}))();
+  } else if (message.release) {
+    clearTimeout(alibi);
   }
 }
 

@@ -1,6 +1,12 @@
 //! The agent for Bun.
 
-use crate::support::{App, Client, Daemon};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use crate::support::{App, Client, Daemon, PATIENCE};
+use rpm_agent::ToAgent;
+use rpm_testkit::wait_until;
 
 const APP: &str = "served-by-bun.js";
 
@@ -69,4 +75,36 @@ fn stopped_servers_are_forgotten() {
     let held: usize = app.line().parse().expect("a number");
     // What lies on the stack may be kept by the collector.
     assert!(held < 10, "{held} of 50");
+}
+
+#[test]
+fn a_program_that_refuses_clients_is_there_for_its_signal() {
+    let daemon = Daemon::start();
+    let mut app = App::start(&mut daemon.bun(APP));
+    let mut agent = daemon.agent();
+    let port = app.port();
+    agent.say(ToAgent::Refuse { keeps: false });
+    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.kind());
+    let refused = |outcome: &Result<TcpStream, ErrorKind>| {
+        outcome
+            .as_ref()
+            .is_err_and(|kind| *kind == ErrorKind::ConnectionRefused)
+    };
+    drop(wait_until("clients are refused", PATIENCE, connect, refused));
+    // A process that has nothing else to do ends within some milliseconds.
+    assert!(agent.stays(Duration::from_millis(500)), "it has ended");
+    app.interrupt();
+    assert_eq!(app.line(), "interrupted");
+    assert_eq!(app.ended(PATIENCE).code(), Some(7));
+}
+
+#[test]
+fn a_program_that_refuses_clients_may_end_once_it_is_released() {
+    let daemon = Daemon::start();
+    let mut app = App::start(&mut daemon.bun(APP));
+    let mut agent = daemon.agent();
+    app.port();
+    agent.say(ToAgent::Refuse { keeps: false });
+    agent.say(ToAgent::Release {});
+    assert_eq!(app.ended(PATIENCE).code(), Some(0), "nothing of its own is left");
 }

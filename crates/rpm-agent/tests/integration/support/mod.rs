@@ -1,6 +1,6 @@
 //! The daemon's side of the protocol, and programs that carry an agent.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -188,6 +188,14 @@ impl Agent {
         }
     }
 
+    /// True if its process lives for this time. It sends nothing meanwhile.
+    pub fn stays(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).expect("a limit");
+        let read = self.stream.read(&mut [0; 64]);
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Drains, and waits for the acknowledgement.
     pub fn drain(&mut self) {
         self.say(ToAgent::Drain { deadline_ms: 30_000 });
@@ -265,6 +273,13 @@ impl App {
             .expect("piped")
             .write_all(b"\n")
             .expect("it reads");
+    }
+
+    /// Sends it SIGINT.
+    pub fn interrupt(&self) {
+        let mut kill = Command::new("kill");
+        let done = kill.args(["-INT", &self.pid().to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()));
     }
 
     /// Waits for its end.
