@@ -143,12 +143,30 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// The slot of `group` that `worker` inherits: a vacant one of the same instance and generation. `None`: it needs a new one. Report
-    /// either by [`Input::SlotHeld`]; a slot that a leaving worker opens is closed again.
+    /// The slot of `group` that `worker` inherits: a vacant one of the same instance and generation. `None`: it needs a new one, if there is
+    /// no [`Core::slot_of_former`] either. Report what it gets by [`Input::SlotHeld`]; a slot that a leaving worker opens is closed again.
     #[must_use]
     pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
         let worker = self.workers.get(worker).filter(|it| !it.state().is_leaving())?;
         self.steering.vacant((worker.instance, worker.generation), group)
+    }
+
+    /// The slot of `group` that was left by workers of another generation of the worker's instance, which was restarted with another
+    /// configuration. Its clients wait there, so the worker should take it if the configuration permits. While a reload runs there is none:
+    /// slots of another generation may be needed again.
+    #[must_use]
+    pub fn slot_of_former(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
+        let worker = self.workers.get(worker).filter(|worker| self.succeeds(worker))?;
+        self.steering.left_behind(worker.instance, group)
+    }
+
+    /// True if a worker may take slots of other generations of its instance.
+    fn succeeds(&self, worker: &Worker) -> bool {
+        let app = self.instances.app_of(worker.instance);
+        let app = app.and_then(|app| self.apps.get(app));
+        worker.state().part() == Part::Own
+            && !worker.state().is_leaving()
+            && app.is_some_and(|app| app.rollout().is_none())
     }
 
     /// The slots to which new connections of `group` are steered, ascending.
@@ -218,6 +236,7 @@ impl Core {
             role: worker.state().role(),
             answers: worker.answers,
             affinity: worker.config.affinity,
+            succeeds: self.succeeds(worker),
         });
         if self.steering.holder(slot) == Some(id) {
             self.opened(id, fixed.then_some(group));

@@ -50,6 +50,18 @@ impl Listeners {
         (owner != effective_uid()).then_some(owner)
     }
 
+    /// True if a slot that a worker has left is as one would be that is opened for this request: on the same data path, of the same user, and
+    /// of the same weight.
+    #[must_use]
+    pub fn suits(&self, slot: SlotId, by: &Request<'_>) -> bool {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        let Some((group, held)) = group.and_then(|group| Some((group, group.slots.get(&slot)?))) else {
+            return false;
+        };
+        (held.is_private(), group.deal.is_some(), held.weight) == (by.proxy > 0, by.handoff, by.weight)
+            && self.owner_of(slot) == by.owner()
+    }
+
     /// Gives the sockets of an app to the user that it runs as. An older daemon may have kept them as its own.
     ///
     /// # Errors

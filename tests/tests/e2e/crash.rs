@@ -170,3 +170,93 @@ fn a_replacement_serves_what_its_predecessor_had_not_accepted() {
 fn so_does_that_of_an_unprivileged_daemon() {
     queue_is_inherited("so_does_that_of_an_unprivileged_daemon", Path::Classic);
 }
+
+/// A process in fork mode that has not accepted what came: its pid, and the clients that wait.
+fn frozen_process(rpm: &Rpm, port: &Port) -> (u32, Traffic) {
+    let old = rpm.process(0).pid.expect("the process runs");
+    freeze(old);
+    let load = Load {
+        clients: CLIENTS,
+        requests: Some(CLIENTS as u64),
+        ..Load::local(port.number())
+    };
+    let traffic = Traffic::start(&load);
+    let queued = || rpm.describe("web").listeners[0].slots[0].queued;
+    wait_until("all connections are queued", BOUND, queued, |queued| {
+        *queued == CLIENTS as u32
+    });
+    (old, traffic)
+}
+
+fn process(port: &Port) -> App {
+    let times = ["--kill-timeout", "200ms", "--drain-timeout", "500ms"];
+    App::new("hello.js")
+        .args(["--name", "web"])
+        .args(times)
+        .port(port)
+}
+
+/// In fork mode a restart ends the old process first. Other variables make a new version of the app, whose process has the queue of the old
+/// one all the same.
+fn queue_outlives_a_restart(test: &str, path: Path) {
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    process(&port).start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let (old, traffic) = frozen_process(&rpm, &port);
+    let restarted = rpm
+        .command(["restart", "web", "--update-env"])
+        .env("COLOR", "blue")
+        .output();
+    assert!(restarted.is_ok_and(|done| done.status.success()));
+    let report = traffic.wait();
+    report.check_clean().expect("the next process serves the queue");
+    assert_eq!(report.outcomes.ok(), CLIENTS as u64);
+    let new = rpm.process(0).pid.expect("it runs");
+    let mut served = report.responders.keys();
+    assert!(
+        old != new && served.all(|who| who.ends_with(&format!(" {new}"))),
+        "{old}, {new}: {:?}",
+        report.responders
+    );
+    let slots = rpm.describe("web").listeners[0].slots.len();
+    assert_eq!(slots, 1, "it has the slot of the old one");
+}
+
+#[test]
+fn clients_of_a_process_that_is_restarted_with_other_variables_are_served() {
+    queue_outlives_a_restart(
+        "clients_of_a_process_that_is_restarted_with_other_variables_are_served",
+        Path::Ebpf,
+    );
+}
+
+#[test]
+fn so_are_those_of_an_unprivileged_daemon() {
+    queue_outlives_a_restart("so_are_those_of_an_unprivileged_daemon", Path::Classic);
+}
+
+/// Without eBPF the queue of a socket goes nowhere when that is closed, and a process in fork mode takes no connections one by one. A client
+/// that is closed may try again; one that is kept would wait for nothing.
+#[test]
+fn clients_that_no_process_can_have_are_closed() {
+    let test = "clients_that_no_process_can_have_are_closed";
+    let Some(rpm) = Path::Classic.rpm(test) else {
+        return;
+    };
+    let port = Port::reserve();
+    process(&port).start(&rpm);
+    if !Path::Classic.is_used(&rpm, "web", test) {
+        return;
+    }
+    let (_, traffic) = frozen_process(&rpm, &port);
+    rpm.ok(["reload", "web"]);
+    let report = traffic.wait();
+    assert_eq!(
+        report.outcomes.count(Outcome::ResetFresh),
+        CLIENTS as u64,
+        "{report}"
+    );
+}

@@ -57,6 +57,8 @@ pub(crate) struct Claim {
     pub(crate) role: Option<Role>,
     pub(crate) answers: bool,
     pub(crate) affinity: Affinity,
+    /// The worker may take a vacant slot of another generation of its instance.
+    pub(crate) succeeds: bool,
 }
 
 impl Group {
@@ -170,17 +172,24 @@ impl Steering {
         })
     }
 
-    /// A worker takes a slot: a new one, or a vacant one of its own instance and generation. A claim to any other existing slot changes
-    /// nothing.
+    /// A vacant slot of this instance and group, of any generation.
+    pub(crate) fn left_behind(&self, instance: InstanceId, group: GroupId) -> Option<SlotId> {
+        self.unclaimed(instance)
+            .find(|id| self.group_of(*id) == Some(group))
+    }
+
+    /// A worker takes a slot: a new one, or a vacant one of its own instance and, unless it succeeds those of another one, generation. A
+    /// claim to any other existing slot changes nothing.
     pub(crate) fn hold(&mut self, claim: Claim) {
         let tenant = Tenant::new(claim.worker, claim.role);
         if let Some(slot) = self.slots.get_mut(&claim.slot) {
-            let same = (slot.group, slot.instance, slot.generation)
-                == (claim.group, claim.instance, claim.generation);
-            if !same || slot.tenant != Tenant::Vacant {
+            let same = (slot.group, slot.instance) == (claim.group, claim.instance);
+            let fits = claim.succeeds || slot.generation == claim.generation;
+            if !same || !fits || slot.tenant != Tenant::Vacant {
                 return;
             }
             slot.tenant = tenant;
+            slot.generation = claim.generation;
             slot.answers = claim.answers;
             slot.affinity = claim.affinity;
         } else {

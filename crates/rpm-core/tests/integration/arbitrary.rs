@@ -251,7 +251,9 @@ impl Choices<'_> {
             14 => Input::Ready { worker },
             15..19 => {
                 let group = self.group();
-                let inherited = core.slot_for(worker, group).filter(|_| self.below(8) > 0);
+                let inherited = core.slot_for(worker, group);
+                let inherited = inherited.or_else(|| core.slot_of_former(worker, group));
+                let inherited = inherited.filter(|_| self.below(8) > 0);
                 Input::SlotHeld {
                     slot: inherited.unwrap_or_else(|| self.slot(core)),
                     group,

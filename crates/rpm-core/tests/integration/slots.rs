@@ -219,8 +219,8 @@ fn slots_that_the_successor_does_not_take_are_closed() {
     assert_eq!(rig.core.eligible(GROUP), slots(&[0, 1]));
 }
 
-#[test]
-fn a_new_generation_gets_new_slots() {
+/// The only worker of an app was restarted with another configuration: worker 2 is its successor.
+fn reconfigured() -> Rig {
     let mut rig = Rig::serving(1);
     let config = AppConfig {
         instances: 1,
@@ -231,12 +231,50 @@ fn a_new_generation_gets_new_slots() {
     rig.restart(&[0]);
     rig.exited(1);
     rig.spawned(2);
-    assert_eq!(inherits(&rig, 2), None);
-    assert_eq!(rig.hold(0, 2), vec![], "the old slot is not for it");
+    rig
+}
+
+fn left(rig: &Rig, worker: u64) -> Option<SlotId> {
+    rig.core.slot_of_former(WorkerId(worker), GROUP)
+}
+
+#[test]
+fn a_restart_with_another_configuration_keeps_the_slot_and_its_queue() {
+    let mut rig = reconfigured();
+    assert_eq!(rig.queue(0, 2), vec![], "they wait for the worker");
+    assert_eq!((inherits(&rig, 2), left(&rig, 2)), (None, Some(SlotId(0))));
+    assert_eq!(rig.hold(0, 2), vec![]);
+    assert_eq!(rig.core.holder(SlotId(0)), Some(WorkerId(2)));
+    assert_eq!(left(&rig, 2), None);
+    assert_eq!(rig.listening(2)[0], online(2, false));
+    assert_eq!(rig.pass(ms(30_000)), vec![], "nothing is closed");
+    assert_eq!(rig.core.eligible(GROUP), slots(&[0]));
+    rig.exited(2);
+    rig.spawned(3);
+    assert_eq!(inherits(&rig, 3), Some(SlotId(0)), "it is of this generation now");
+}
+
+#[test]
+fn a_slot_that_another_configuration_does_not_permit_is_replaced() {
+    let mut rig = reconfigured();
     assert_eq!(rig.hold(1, 2), vec![steer(&[0, 1])]);
     assert_eq!(rig.listening(2)[0], steer(&[1]));
     assert_eq!(rig.queue(0, 2), vec![rescue(0, None, &[1])]);
     assert_eq!(rig.pass(ms(30_000)), vec![close(0, &[1])]);
+}
+
+#[test]
+fn while_a_reload_runs_slots_of_another_generation_are_left_alone() {
+    let mut rig = reconfigured();
+    rig.command(Command::Reload {
+        app: APP,
+        config: None,
+        yields: false,
+        then_scale: None,
+    });
+    assert_eq!(left(&rig, 2), None);
+    assert_eq!(rig.hold(0, 2), vec![]);
+    assert_eq!(rig.core.holder(SlotId(0)), None);
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl Context<'_> {
         let process = self.workers.get(&worker).and_then(|held| held.process());
         process.is_some_and(|process| process.channel.is_some())
     }
+
+    fn may_be_handed(&self, worker: WorkerId) -> bool {
+        let held = self.workers.get(&worker);
+        held.is_some_and(|held| held.delivery.may_be_handed())
+    }
 }
 
 /// Connections that are on their way to a worker, and, where the fewest decide, those that have arrived.
@@ -241,12 +246,19 @@ impl Handoffs {
         self.send_to_first(ctx, connection);
     }
 
-    /// Sends a connection to the first of its slots whose worker takes it.
+    /// Sends a connection to the first of its slots whose worker takes it. One that only workers could have which take none is closed: its
+    /// client would wait for nothing.
     fn send_to_first(&mut self, ctx: &mut Context<'_>, mut connection: Connection<OwnedFd>) {
+        let (mut takers, mut others) = (0, 0);
         while let Some(slot) = connection.next() {
             let Some(worker) = ctx.listeners.holder(slot) else {
                 continue;
             };
+            if !ctx.may_be_handed(worker) {
+                others += 1;
+                continue;
+            }
+            takers += 1;
             let Some(key) = ctx.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else {
                 continue;
             };
@@ -269,7 +281,9 @@ impl Handoffs {
                 return self.all.sent(number, worker, connection);
             }
         }
-        self.all.keep(connection);
+        if takers > 0 || others == 0 {
+            self.all.keep(connection);
+        }
     }
 
     /// The worker has accepted connection `number`, or refused it.

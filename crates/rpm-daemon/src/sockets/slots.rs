@@ -13,10 +13,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rpm_core::protocol::Input;
 use rpm_core::{Core, GroupId, OpenSlot, SlotId, WorkerId};
 use rpm_listen::{Captured, Grant, Listeners, OpenError, Opening, Request, Wanted};
+use rpm_sys::user::User;
 
 use crate::os::users::{UserError, other_user};
 use crate::sockets::ports::Ports;
 use crate::workers::users::rights_for;
+use crate::workers::worker::Worker;
 
 /// A slot, or a socket that all workers share, for a worker.
 pub(crate) struct Ask<'a> {
@@ -195,9 +197,19 @@ impl Ports<'_> {
             // Each socket is a slot of its own: processes of one worker may listen at one address.
             How::Activation { .. } | How::Capture(_) => None,
         };
-        let slot = own.or_else(|| self.core.slot_for(worker, group))?;
+        let slot = own.or_else(|| self.core.slot_for(worker, group));
+        let slot = slot.or_else(|| self.slot_of_former(worker, group, key, how))?;
         self.listeners.socket(slot)?;
         Some(Grant::Slot { slot, group })
+    }
+
+    /// The slot that was left by a worker of another configuration, if the worker's own permits it: clients wait there.
+    fn slot_of_former(&self, worker: WorkerId, group: GroupId, key: &str, how: &How<'_>) -> Option<SlotId> {
+        let slot = self.core.slot_of_former(worker, group)?;
+        let held = self.workers.get(&worker)?;
+        let user = other_user(&held.spec).ok()?;
+        let request = self.request(held, key, how, user.as_ref());
+        self.listeners.suits(slot, &request).then_some(slot)
     }
 
     fn open_new(&mut self, worker: WorkerId, key: &str, how: How<'_>) -> Result<Grant, NotOpened> {
@@ -206,27 +218,32 @@ impl Ports<'_> {
             How::Channel { wanted, .. } => rights_for(self.workers, worker, wanted)?,
             How::Activation { .. } | How::Capture(_) => other_user(&held.spec)?,
         };
-        let (beside, handoff) = match how {
-            How::Channel { beside, .. } => (beside, held.delivery.is_handed()),
-            How::Activation { .. } => (false, false),
-            How::Capture(_) => (true, false),
-        };
-        let request = Request {
-            app: held.app,
-            key,
-            worker,
-            beside,
-            policy: self.policy(worker),
-            weight: self.weight(worker),
-            handoff,
-            proxy: held.delivery.proxy_sockets(),
-            user: user.as_ref(),
-        };
+        let request = self.request(held, key, &how, user.as_ref());
         let opening = match how {
             How::Channel { wanted, .. } | How::Activation { wanted } => Opening::Address(wanted),
             How::Capture(captured) => Opening::Captured(captured),
         };
         Ok(self.listeners.open(opening, &request)?)
+    }
+
+    /// What the listeners have to know to open something for a worker.
+    fn request<'a>(&self, held: &Worker, key: &'a str, how: &How<'_>, user: Option<&'a User>) -> Request<'a> {
+        let (beside, handoff) = match how {
+            How::Channel { beside, .. } => (*beside, held.delivery.is_handed()),
+            How::Activation { .. } => (false, false),
+            How::Capture(_) => (true, false),
+        };
+        Request {
+            app: held.app,
+            key,
+            worker: held.id,
+            beside,
+            policy: self.policy(held.id),
+            weight: self.weight(held.id),
+            handoff,
+            proxy: held.delivery.proxy_sockets(),
+            user,
+        }
     }
 }
 

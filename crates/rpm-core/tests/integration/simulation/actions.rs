@@ -233,12 +233,17 @@ fn listen(world: &mut World, worker: WorkerId, group: GroupId) -> Verdict {
         return Ok(());
     };
     let (instance, generation) = (process.instance, process.generation);
-    let slot = match world.core.slot_for(worker, group) {
+    let own = world.core.slot_for(worker, group);
+    // The configuration need not permit it.
+    let fits = world.dice.percent(70);
+    let former = || world.core.slot_of_former(worker, group).filter(|_| fits);
+    let slot = match own.or_else(former) {
         Some(id) => {
             let vacant = world.slots.get(&id).filter(|slot| {
                 slot.open
                     && slot.holder.is_none()
-                    && (slot.group, slot.instance, slot.generation) == (group, instance, generation)
+                    && (slot.group, slot.instance) == (group, instance)
+                    && (own.is_none() || slot.generation == generation)
             });
             demand(vacant.is_some(), || format!("{worker:?} cannot inherit {id:?}"))?;
             id
@@ -253,7 +258,8 @@ fn listen(world: &mut World, worker: WorkerId, group: GroupId) -> Verdict {
         open: true,
         queue: 0,
     };
-    world.slots.entry(slot).or_insert(new).holder = Some(worker);
+    let held = world.slots.entry(slot).or_insert(new);
+    (held.holder, held.generation) = (Some(worker), generation);
     world.tell(Input::SlotHeld {
         slot,
         group,
