@@ -130,19 +130,20 @@ pub struct Handoffs<C> {
     unplaced: VecDeque<Connection<C>>,
 }
 
-impl<C> Default for Handoffs<C> {
-    fn default() -> Self {
+impl<C> Handoffs<C> {
+    /// None is on its way. Numbers begin at `first`: beyond all that a shell before this one has used for the same workers, whose answers
+    /// may still come.
+    #[must_use]
+    pub fn numbered_from(first: u64) -> Self {
         Handoffs {
-            next: 0,
+            next: first,
             pending: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             turn: 0,
             unplaced: VecDeque::new(),
         }
     }
-}
 
-impl<C> Handoffs<C> {
     /// A number that no other connection has.
     pub fn number(&mut self) -> u64 {
         self.next += 1;

@@ -53,7 +53,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         World {
-            handoffs: Handoffs::default(),
+            handoffs: Handoffs::numbered_from(0),
             dice: Dice::new(seed),
             now: Tick::default(),
             alive: (1..=3).map(WorkerId).collect(),
@@ -300,7 +300,7 @@ fn sent(handoffs: &mut Handoffs<u64>, socket: u64, worker: u64) -> u64 {
 
 #[test]
 fn a_full_worker_comes_last_unless_the_address_decides() {
-    let mut handoffs = Handoffs::default();
+    let mut handoffs = Handoffs::numbered_from(0);
     for socket in 0..WINDOW as u64 {
         sent(&mut handoffs, socket, 1);
     }
@@ -322,7 +322,7 @@ fn a_full_worker_comes_last_unless_the_address_decides() {
 
 #[test]
 fn each_slot_is_the_first_in_turn() {
-    let mut handoffs = Handoffs::default();
+    let mut handoffs = Handoffs::numbered_from(0);
     let mut firsts = BTreeMap::new();
     for socket in 0..30 {
         let mut connection = Connection::new(socket, GROUP, false, Tick::default());
@@ -337,7 +337,7 @@ fn each_slot_is_the_first_in_turn() {
 
 #[test]
 fn a_refused_connection_goes_to_those_that_were_not_tried_and_is_given_up_at_last() {
-    let mut handoffs = Handoffs::default();
+    let mut handoffs = Handoffs::numbered_from(0);
     let mut connection = to(&mut handoffs, 5, &[1, 2]);
     assert_eq!(connection.next(), Some(SlotId(1)));
     for refusal in 1..=REFUSALS {
@@ -361,7 +361,7 @@ fn a_refused_connection_goes_to_those_that_were_not_tried_and_is_given_up_at_las
 
 #[test]
 fn no_more_are_kept_than_there_may_be() {
-    let mut handoffs = Handoffs::default();
+    let mut handoffs = Handoffs::numbered_from(0);
     for socket in 0..LIMIT as u64 - 1 {
         sent(&mut handoffs, socket, socket);
     }
@@ -378,7 +378,7 @@ fn no_more_are_kept_than_there_may_be() {
 
 #[test]
 fn what_a_dead_worker_has_read_is_not_given_to_another_one() {
-    let mut handoffs = Handoffs::default();
+    let mut handoffs = Handoffs::numbered_from(0);
     for socket in 0..4 {
         sent(&mut handoffs, socket, 1 + socket % 2);
     }

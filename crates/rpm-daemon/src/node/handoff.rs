@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Between two looks at which connections are still open, and how many times as long as the last look took at least.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_SHARE: u32 = 50;
+/// More than a daemon can hand over in a millisecond.
+const NUMBERS_PER_MS: u64 = 1024;
 
 /// What connections are accepted from, and whom they go to.
 pub(crate) struct Context<'a> {
@@ -47,7 +49,6 @@ impl Context<'_> {
 }
 
 /// Connections that are on their way to a worker, and, where the fewest decide, those that have arrived.
-#[derive(Default)]
 pub(crate) struct Handoffs {
     all: handoff::Handoffs<OwnedFd>,
     /// Slots at which connections may wait.
@@ -63,6 +64,20 @@ pub(crate) struct Handoffs {
 }
 
 impl Handoffs {
+    /// None is on its way. Workers of a daemon before this one may still answer its numbers, so this one's begin with the time, by which no
+    /// daemon has handed over so many. JavaScript has all of them exactly, until the year 2248.
+    pub(crate) fn numbered_since(now_ms: u64) -> Handoffs {
+        Handoffs {
+            all: handoff::Handoffs::numbered_from(now_ms.saturating_mul(NUMBERS_PER_MS)),
+            waiting: BTreeSet::new(),
+            due: None,
+            paused: false,
+            warned: false,
+            open: BTreeMap::new(),
+            look_due: None,
+        }
+    }
+
     /// Whether to stop accepting, because another daemon is about to.
     pub(crate) fn pause(&mut self, paused: bool) {
         self.paused = paused;

@@ -41,7 +41,7 @@ impl Hearing<'_> {
             FromWorker::ExitedAfterDisconnect { seq } => {
                 self.send(worker, channel::ack(seq, Dialect::Node));
             }
-            FromWorker::Ack { seq, accepted } => self.answered(worker, seq, accepted.unwrap_or(false)),
+            FromWorker::Ack { seq, accepted } => self.numbered(worker, seq, accepted.unwrap_or(false)),
             FromWorker::HandleAck => self.acknowledged(worker, true),
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
@@ -77,6 +77,19 @@ impl Hearing<'_> {
         }
     }
 
+    /// A worker has answered a connection by its number: it has accepted it, or refused it.
+    fn numbered(&mut self, worker: WorkerId, number: u64, accepted: bool) {
+        let held = self.ports.workers.get_mut(&worker);
+        let channel = held.and_then(|held| held.channel_mut());
+        for lost in channel
+            .map(|channel| channel.hear_number(number))
+            .unwrap_or_default()
+        {
+            self.answered(worker, lost, false);
+        }
+        self.answered(worker, number, accepted);
+    }
+
     /// A worker has accepted a connection, or refused it.
     fn answered(&mut self, worker: WorkerId, number: u64, accepted: bool) {
         let mut context = handoff::Context {
@@ -89,7 +102,7 @@ impl Hearing<'_> {
 
     fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
         let held = self.ports.workers.get_mut(&worker);
-        match held.and_then(|held| held.channel_mut()?.acknowledge()) {
+        match held.and_then(|held| held.channel_mut()?.acknowledge(taken)) {
             Some(Awaiting::Ping) => self.ports.note(Input::Responded { worker }),
             Some(Awaiting::Connection(number)) if !taken => self.answered(worker, number, false),
             Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {

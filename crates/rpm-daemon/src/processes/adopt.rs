@@ -52,7 +52,7 @@ impl<E: Reports> Launching<'_, E> {
             start_ticks: stored.start_ticks,
             started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             started_at_ms: stored.started_at_ms,
-            channel: channel.map(|socket| self.open_channel(stored.id, socket)),
+            channel: channel.map(|socket| self.open_channel(stored.id, socket).taken_back()),
             ending: stored.ending,
             adopted: true,
             tokens,

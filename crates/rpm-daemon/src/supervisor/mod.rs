@@ -425,7 +425,7 @@ fn empty(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         apps: Apps::default(),
         workers: BTreeMap::new(),
         tickets: Tickets::default(),
-        handoffs: Handoffs::default(),
+        handoffs: Handoffs::numbered_since(now_ms()),
         fronts: Fronts::new(health),
         agents: Agents::default(),
         agent_places: AgentPlaces::default(),

@@ -138,6 +138,9 @@ pub(crate) struct Channel {
     outgoing: mpsc::Sender<Outgoing>,
     /// What was sent with a descriptor, or as a ping, and is not acknowledged yet, in order.
     unacknowledged: VecDeque<Awaiting>,
+    /// Acknowledgements, which have no numbers, are those of `unacknowledged` in their order. They are not if the daemon before this one has
+    /// sent something that is acknowledged now.
+    in_step: bool,
     /// Messages with descriptors that wait until a ping is answered.
     held: VecDeque<(Outgoing, Option<Awaiting>)>,
     /// For whoever watches the worker's process.
@@ -241,8 +244,17 @@ impl Channel {
         Channel {
             outgoing,
             unacknowledged: VecDeque::new(),
+            in_step: true,
             held: VecDeque::new(),
             last_words,
+        }
+    }
+
+    /// The channel of a worker that another daemon has started: what that has sent may still be acknowledged.
+    pub(crate) fn taken_back(self) -> Channel {
+        Channel {
+            in_step: false,
+            ..self
         }
     }
 
@@ -300,9 +312,14 @@ impl Channel {
         self.unacknowledged.contains(&Awaiting::Ping)
     }
 
-    /// The worker has acknowledged something: what?
-    pub(crate) fn acknowledge(&mut self) -> Option<Awaiting> {
-        let answered = self.unacknowledged.pop_front();
+    /// The worker has acknowledged something, which it has `taken` or not: what? Out of step a connection stays unacknowledged until its
+    /// number is heard ([`Channel::hear_number`]): that a worker has not taken one of the daemon before says nothing of it.
+    pub(crate) fn acknowledge(&mut self, taken: bool) -> Option<Awaiting> {
+        let answered = match (self.in_step, taken) {
+            (true, _) => self.unacknowledged.pop_front(),
+            (false, true) => self.remove_first(Awaiting::Listener),
+            (false, false) => self.remove_first(Awaiting::Ping),
+        };
         while !self.awaits_pong() && self.outgoing.capacity() > 0 {
             let Some((message, awaiting)) = self.held.pop_front() else {
                 break;
@@ -310,6 +327,32 @@ impl Channel {
             self.pass(message, awaiting);
         }
         answered
+    }
+
+    /// The worker has answered connection `number`: whatever was sent before is acknowledged, and from now on the channel is in step. The
+    /// connections among it, which have no answer, were not taken: their numbers.
+    pub(crate) fn hear_number(&mut self, number: u64) -> Vec<u64> {
+        let sent = |awaiting: &Awaiting| *awaiting == Awaiting::Connection(number);
+        let Some(at) = self
+            .unacknowledged
+            .iter()
+            .position(sent)
+            .filter(|_| !self.in_step)
+        else {
+            return Vec::new();
+        };
+        self.in_step = true;
+        let earlier = self.unacknowledged.drain(..=at);
+        let lost = earlier.filter_map(|awaiting| match awaiting {
+            Awaiting::Connection(other) if other != number => Some(other),
+            Awaiting::Connection(_) | Awaiting::Listener | Awaiting::Ping => None,
+        });
+        lost.collect()
+    }
+
+    fn remove_first(&mut self, awaiting: Awaiting) -> Option<Awaiting> {
+        let at = self.unacknowledged.iter().position(|it| *it == awaiting)?;
+        self.unacknowledged.remove(at)
     }
 
     fn pass(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
@@ -382,13 +425,50 @@ mod tests {
         assert!(channel.send(message("connection", true), Some(Awaiting::Connection(7))));
         assert!(channel.send(message("refusal", false), None));
         assert_eq!(sent(&mut inbox), ["before", "ping", "refusal"]);
-        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
+        assert_eq!(channel.acknowledge(true), Some(Awaiting::Listener));
         assert_eq!(sent(&mut inbox), Vec::<String>::new());
-        assert_eq!(channel.acknowledge(), Some(Awaiting::Ping));
+        assert_eq!(channel.acknowledge(false), Some(Awaiting::Ping));
         assert_eq!(sent(&mut inbox), ["listener", "connection"]);
-        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
-        assert_eq!(channel.acknowledge(), Some(Awaiting::Connection(7)));
-        assert_eq!(channel.acknowledge(), None);
+        assert_eq!(channel.acknowledge(true), Some(Awaiting::Listener));
+        assert_eq!(channel.acknowledge(true), Some(Awaiting::Connection(7)));
+        assert_eq!(channel.acknowledge(true), None);
+        assert_eq!(channel.hear_number(7), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn what_is_said_to_a_dead_daemon_refuses_no_connection() {
+        let (outgoing, _inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing, None).taken_back();
+        assert!(channel.send(message("connection", true), Some(Awaiting::Connection(7))));
+        assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
+        // A connection, a ping and one that the worker did not get, all of the daemon before.
+        assert_eq!(channel.acknowledge(true), None);
+        assert_eq!(channel.acknowledge(false), Some(Awaiting::Ping), "a sign of life");
+        assert_eq!(channel.acknowledge(false), None);
+        // What the daemon before has numbered is not known here.
+        assert_eq!(channel.hear_number(3), Vec::<u64>::new());
+        // Those of this one.
+        assert_eq!(channel.acknowledge(true), None);
+        assert!(channel.send(message("second", true), Some(Awaiting::Connection(8))));
+        assert_eq!(channel.hear_number(7), Vec::<u64>::new());
+        assert_eq!(
+            channel.acknowledge(false),
+            Some(Awaiting::Connection(8)),
+            "in step"
+        );
+    }
+
+    #[test]
+    fn a_later_answer_shows_that_a_connection_was_not_taken() {
+        let (outgoing, _inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing, None).taken_back();
+        for number in [7, 8, 9] {
+            assert!(channel.send(message("connection", true), Some(Awaiting::Connection(number))));
+        }
+        assert_eq!(channel.acknowledge(false), None, "of 7, or of the daemon before");
+        assert_eq!(channel.acknowledge(true), None);
+        assert_eq!(channel.hear_number(8), [7]);
+        assert_eq!(channel.acknowledge(true), Some(Awaiting::Connection(9)));
     }
 
     #[test]
