@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use crate::{GroupId, SlotId, Tick, WorkerId};
 
-/// Connections that are on their way; one more is not accepted, or is closed.
+/// Connections that are on their way. Beyond that no worker gets more than [`WINDOW`], and none is kept that was accepted by another listener.
 pub const LIMIT: usize = 4096;
 /// How long a connection is kept while no worker can have it: for all to be frozen, or replaced.
 pub const KEPT: Duration = Duration::from_secs(30);
@@ -20,13 +20,16 @@ pub const REFUSALS: u32 = 8;
 /// Connections that a worker may have without having answered. A frozen one keeps as many, so it is small. When all workers have as many,
 /// none is accepted any more: what comes waits in the backlog, as it would at a busy server.
 pub const WINDOW: usize = 8;
+/// As [`WINDOW`], where the client decides which worker it comes to: twice the backlog of a server in Node, so that a burst of clients of one
+/// address fits into it.
+pub const CLIENTS_WINDOW: usize = 1024;
 
 /// How the worker of a connection is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Any worker may have it, as long as it has not too many ([`WINDOW`]).
     ByRoom,
-    /// The client's address decides, whichever worker has room.
+    /// The client's address decides. If its worker has too many ([`CLIENTS_WINDOW`]), no other one gets it.
     ByAddress,
 }
 
@@ -182,11 +185,15 @@ impl<C> Handoffs<C> {
 
     /// True if one of these workers may have one more.
     pub fn has_room(&self, choice: Choice, workers: impl IntoIterator<Item = WorkerId>) -> bool {
+        workers.into_iter().any(|worker| self.may_have(choice, worker))
+    }
+
+    fn may_have(&self, choice: Choice, worker: WorkerId) -> bool {
         let window = match choice {
-            Choice::ByRoom => WINDOW,
-            Choice::ByAddress => LIMIT,
+            Choice::ByAddress if self.pending.len() < LIMIT => CLIENTS_WINDOW,
+            Choice::ByAddress | Choice::ByRoom => WINDOW,
         };
-        self.pending.len() < LIMIT && workers.into_iter().any(|worker| self.unanswered(worker) < window)
+        self.unanswered(worker) < window
     }
 
     /// Gives a connection these slots to try, each of which is the first one in turn.
@@ -200,21 +207,24 @@ impl<C> Handoffs<C> {
     }
 
     /// Gives a connection these slots to try, the best first, each with its worker. Those whose worker has no room, or that have none, come
-    /// last.
+    /// last. False if the address decides and its worker has no room: the connection is to be closed, as by a full backlog.
+    #[must_use]
     pub fn in_order(
         &self,
         connection: &mut Connection<C>,
         choice: Choice,
         mut slots: Vec<(SlotId, Option<WorkerId>)>,
-    ) {
-        match choice {
+    ) -> bool {
+        let is_full = |worker: WorkerId| !self.may_have(choice, worker);
+        let may_be_sent = match choice {
             Choice::ByRoom => {
-                let is_full = |worker: WorkerId| self.unanswered(worker) >= WINDOW;
                 slots.sort_by_key(|(_, worker)| worker.is_none_or(is_full));
+                true
             }
-            Choice::ByAddress => {}
-        }
+            Choice::ByAddress => !slots.iter().find_map(|(_, worker)| *worker).is_some_and(is_full),
+        };
         connection.candidates = slots.into_iter().map(|(slot, _)| slot).collect();
+        may_be_sent
     }
 
     /// A connection was sent to this worker, under this number.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rpm_core::handoff::{Answer, Choice, Connection, Handoffs, KEPT, LIMIT, REFUSALS, Unplaced, WINDOW};
+use rpm_core::handoff::{
+    Answer, CLIENTS_WINDOW, Choice, Connection, Handoffs, KEPT, LIMIT, REFUSALS, Unplaced, WINDOW,
+};
 use rpm_core::{GroupId, SlotId, Tick, WorkerId};
 
 use crate::common::{ms, seeds};
@@ -95,7 +97,7 @@ impl World {
         workers.rotate_left(first);
         let slots = workers.iter().map(|worker| (slot_of(*worker), Some(*worker)));
         let slots = slots.collect();
-        self.handoffs.in_order(&mut connection, Choice::ByRoom, slots);
+        assert!(self.handoffs.in_order(&mut connection, Choice::ByRoom, slots));
         let roomy = self.has_room();
         let worker = self.send(connection);
         let within = worker.is_none_or(|worker| self.at(worker) <= WINDOW);
@@ -287,7 +289,7 @@ fn to(handoffs: &mut Handoffs<u64>, socket: u64, workers: &[u64]) -> Connection<
     let slots = workers
         .iter()
         .map(|id| (slot_of(WorkerId(*id)), Some(WorkerId(*id))));
-    handoffs.in_order(&mut connection, Choice::ByRoom, slots.collect());
+    assert!(handoffs.in_order(&mut connection, Choice::ByRoom, slots.collect()));
     connection
 }
 
@@ -309,14 +311,14 @@ fn a_full_worker_comes_last_unless_the_address_decides() {
     let mut connection = to(&mut handoffs, 99, &[1, 2, 3]);
     assert_eq!(connection.next(), Some(SlotId(2)), "1 is full");
     let slots = vec![(SlotId(1), Some(WorkerId(1))), (SlotId(2), Some(WorkerId(2)))];
-    handoffs.in_order(&mut connection, Choice::ByAddress, slots);
+    assert!(handoffs.in_order(&mut connection, Choice::ByAddress, slots));
     assert_eq!(connection.next(), Some(SlotId(1)));
     let slots = vec![
         (SlotId(7), None),
         (SlotId(1), Some(WorkerId(1))),
         (SlotId(2), Some(WorkerId(2))),
     ];
-    handoffs.in_order(&mut connection, Choice::ByRoom, slots);
+    assert!(handoffs.in_order(&mut connection, Choice::ByRoom, slots));
     assert_eq!(connection.next(), Some(SlotId(2)), "slot 7 has no worker");
 }
 
@@ -359,21 +361,57 @@ fn a_refused_connection_goes_to_those_that_were_not_tried_and_is_given_up_at_las
     }
 }
 
+/// A connection that belongs to the first of these workers: whether it may be sent to it.
+fn may_have(handoffs: &Handoffs<u64>, workers: &[u64]) -> bool {
+    let mut connection = Connection::new(0, GROUP, false, Tick::default());
+    let slots = workers
+        .iter()
+        .map(|id| (slot_of(WorkerId(*id)), Some(WorkerId(*id))));
+    handoffs.in_order(&mut connection, Choice::ByAddress, slots.collect())
+}
+
+#[test]
+fn a_frozen_worker_to_which_clients_belong_does_not_stop_others() {
+    let mut handoffs = Handoffs::numbered_from(0);
+    let group = [WorkerId(1), WorkerId(2)];
+    let mut kept = 0;
+    while may_have(&handoffs, &[1, 2]) {
+        sent(&mut handoffs, kept, 1);
+        kept += 1;
+    }
+    assert_eq!(kept, CLIENTS_WINDOW as u64);
+    assert!(may_have(&handoffs, &[2, 1]), "clients of the other one");
+    assert!(handoffs.has_room(Choice::ByAddress, group));
+    while may_have(&handoffs, &[2, 1]) {
+        sent(&mut handoffs, kept, 2);
+        kept += 1;
+    }
+    assert!(!handoffs.has_room(Choice::ByAddress, group), "both are frozen");
+    assert!(handoffs.has_room(Choice::ByRoom, [WorkerId(3)]), "of another app");
+    assert!(may_have(&handoffs, &[3, 4]));
+}
+
 #[test]
 fn no_more_are_kept_than_there_may_be() {
     let mut handoffs = Handoffs::numbered_from(0);
     for socket in 0..LIMIT as u64 - 1 {
-        sent(&mut handoffs, socket, socket);
+        sent(&mut handoffs, socket, socket % 8);
     }
-    assert!(!handoffs.is_full() && handoffs.has_room(Choice::ByRoom, [WorkerId(9999)]));
-    let connection = to(&mut handoffs, 0, &[]);
-    handoffs.keep(connection);
+    let last = to(&mut handoffs, 0, &[]);
+    assert!(!handoffs.is_full());
+    handoffs.keep(last);
     assert!(handoffs.is_full());
-    sent(&mut handoffs, 0, 9998);
-    assert!(
-        !handoffs.has_room(Choice::ByRoom, [WorkerId(9999)]),
-        "all are on their way"
-    );
+    // However many the others have, each worker may have some.
+    let new = WorkerId(9);
+    for choice in [Choice::ByRoom, Choice::ByAddress] {
+        assert!(handoffs.has_room(choice, [new]));
+    }
+    for socket in 0..WINDOW as u64 {
+        sent(&mut handoffs, socket, new.0);
+    }
+    for choice in [Choice::ByRoom, Choice::ByAddress] {
+        assert!(!handoffs.has_room(choice, [new]), "{choice:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_SHARE: u32 = 50;
 /// More than a daemon can hand over in a millisecond.
 const NUMBERS_PER_MS: u64 = 1024;
+/// Between two warnings that connections are closed.
+const SURPLUS_PAUSE: Duration = Duration::from_secs(60);
 
 /// What connections are accepted from, and whom they go to.
 pub(crate) struct Context<'a> {
@@ -59,6 +61,8 @@ pub(crate) struct Handoffs {
     paused: bool,
     /// Accepting has failed, and that was said.
     warned: bool,
+    /// When it was last said that clients of a worker are closed because too many wait.
+    surplus_said: Option<Instant>,
     open: BTreeMap<WorkerId, HashSet<u64>>,
     look_due: Option<Instant>,
 }
@@ -73,6 +77,7 @@ impl Handoffs {
             due: None,
             paused: false,
             warned: false,
+            surplus_said: None,
             open: BTreeMap::new(),
             look_due: None,
         }
@@ -221,8 +226,20 @@ impl Handoffs {
         let slots = ctx.listeners.candidates(slot, connection.socket.as_fd(), load);
         let slots = slots.into_iter().map(|slot| (slot, holders.get(&slot).copied()));
         let choice = choice(ctx.listeners.policy_of(slot));
-        self.all.in_order(&mut connection, choice, slots.collect());
-        self.send_to_first(ctx, connection);
+        if self.all.in_order(&mut connection, choice, slots.collect()) {
+            self.send_to_first(ctx, connection);
+        } else {
+            self.close_surplus(slot);
+        }
+    }
+
+    /// Says that a connection is closed, once in a while: a frozen worker has clients that come again and again.
+    fn close_surplus(&mut self, slot: SlotId) {
+        let now = Instant::now();
+        if self.surplus_said.is_none_or(|said| now >= said + SURPLUS_PAUSE) {
+            self.surplus_said = Some(now);
+            warn!(%slot, "a worker does not accept, and too many of its clients wait; further ones are closed");
+        }
     }
 
     /// What the workers of slots that are handed over have not answered: their queues.
