@@ -138,8 +138,6 @@ function obey(message, socket) {
     socket.write('{"draining":{}}\n');
     if (!draining) served.forEach(guarded(answerWithClose));
     draining = true;
-  } else if (message.resume) {
-    draining = false;
   } else if (message.refuse) {
     alibi ??= setTimeout(() => {}, ALIBI_MS);
     for (const server of served.keys()) guarded(() => server.stop())();

@@ -129,8 +129,6 @@ pub enum ToAgent {
         /// When [`ToAgent::Close`] will follow, in milliseconds from now. The agent has no timer for it.
         deadline_ms: u64,
     },
-    /// Serve as before. HTTP/2 sessions that got GOAWAY still end.
-    Resume {},
     /// Refuse new clients: close the listeners. Requests in flight are finished. The process stays alive until [`ToAgent::Release`].
     Refuse {
         /// True: existing connections end as after [`ToAgent::Drain`]. False: idle connections, WebSockets (1001), tunnels and event
@@ -156,7 +154,6 @@ impl ToAgent {
     pub fn line(&self) -> String {
         match self {
             ToAgent::Drain { deadline_ms } => format!("{{\"drain\":{{\"deadline_ms\":{deadline_ms}}}}}\n"),
-            ToAgent::Resume {} => "{\"resume\":{}}\n".to_owned(),
             ToAgent::Refuse { keeps } => format!("{{\"refuse\":{{\"keeps\":{keeps}}}}}\n"),
             ToAgent::Release {} => "{\"release\":{}}\n".to_owned(),
             ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
@@ -344,7 +341,7 @@ mod tests {
     fn messages_to_the_agent_are_lines_of_their_json() {
         for message in [
             ToAgent::Drain { deadline_ms: 30_000 },
-            ToAgent::Resume {},
+            ToAgent::Release {},
             ToAgent::Close {},
         ] {
             let json = serde_json::to_string(&message).expect("plain values");

@@ -26,7 +26,6 @@ const references = new Set(); // weak references to servers that have listened
 const sessions = new Set(); // HTTP/2 sessions
 const upgraded = new Map(); // socket: { webSocket, written }
 let draining = false;
-let prepared = false; // _storeHeader is wrapped for draining
 let refusing = false; // new clients are refused
 let parting; // when existing clients were asked to leave, if they were
 let alibi; // keeps the process alive until it is terminated, so that its signal handlers run
@@ -155,7 +154,6 @@ function send(message) {
 
 function obey(message) {
   if (message.drain) drain();
-  else if (message.resume) draining = false;
   else if (message.close) endLongLived();
   else if (message.refuse) refuse(message.refuse);
   else if (message.release) clearInterval(alibi);
@@ -167,8 +165,7 @@ function obey(message) {
 function drain() {
   send({ draining: {} });
   said = '';
-  if (!prepared) answerWithClose();
-  prepared = true;
+  if (!draining) answerWithClose();
   draining = true;
   sessions.forEach(guarded(retire));
   clearTimeout(nextLook);
@@ -180,7 +177,7 @@ function answerWithClose() {
   const { ServerResponse } = createRequire('/')('node:http');
   const store = ServerResponse.prototype._storeHeader;
   ServerResponse.prototype._storeHeader = function _storeHeader(...args) {
-    const closes = draining && this.shouldKeepAlive && this.statusCode !== 101 && isLast(this);
+    const closes = this.shouldKeepAlive && this.statusCode !== 101 && isLast(this);
     if (closes) this.shouldKeepAlive = false;
     store.apply(this, args);
     if (closes) sayClose(this);
@@ -278,7 +275,6 @@ let nextLook;
 
 /** Reports repeatedly; with very many connections less often, so that it takes at most 2 % of the time. */
 function look() {
-  if (!draining) return;
   const began = performance.now();
   guarded(report)();
   nextLook = setTimeout(guarded(look), Math.max(REPORT_MS, (performance.now() - began) * 50));

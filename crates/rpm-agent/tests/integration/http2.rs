@@ -1,12 +1,12 @@
 //! A drain as HTTP/2 clients see it.
 
-use crate::support::{App, Daemon, on_every_node, outcomes_of_drains};
+use crate::support::{App, Daemon, on_every_node, outcomes_of_a_drain};
 
 fn no_stream_fails(node: u32, kind: &str) {
     let daemon = Daemon::start();
     let mut app = App::start(daemon.command(node, "app.js").env("KIND", kind));
     let mut agent = daemon.agent();
-    let outcomes = outcomes_of_drains(kind, app.port(), &mut agent);
+    let outcomes = outcomes_of_a_drain(kind, app.port(), &mut agent);
     let [_, closes, resent] = outcomes.counts();
     assert!(closes > 0, "{outcomes:?}");
     // At most what all clients have in flight when a session gets GOAWAY.

@@ -322,18 +322,17 @@ impl Outcomes {
     }
 }
 
-/// Sends the traffic of `client.js` to a server, and meanwhile drains it five times, and then once to its end. The client is the newest
-/// Node, because Node 18 cancels streams by itself when any GOAWAY arrives.
-pub fn outcomes_of_drains(kind: &str, port: u16, agent: &mut Agent) -> Outcomes {
+/// Sends the traffic of `client.js` to a server, and meanwhile drains it to its end. The client is the newest Node, because Node 18 cancels
+/// streams by itself when any GOAWAY arrives.
+pub fn outcomes_of_a_drain(kind: &str, port: u16, agent: &mut Agent) -> Outcomes {
     let mut clients = App::start(plain(26, "client.js").args([kind, &port.to_string()]));
-    for _ in 0..5 {
-        assert_eq!(clients.line(), "more");
-        agent.drain();
-        agent.wait_open(|open| open.connections > 0);
-        agent.say(ToAgent::Resume {});
-    }
     assert_eq!(clients.line(), "more");
     agent.drain();
+    agent.wait_open(|open| open.connections > 0);
+    // A draining process takes no stream of a new session over TLS (`retire` in `node.js`).
+    if kind != "h2" {
+        assert_eq!(clients.line(), "more");
+    }
     clients.tell();
     let outcomes = std::iter::repeat_with(|| clients.line()).find(|line| line != "more");
     agent.wait_open(|open| open.connections == 0);
