@@ -4,10 +4,11 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use rpm_e2e::app::App;
+use rpm_e2e::ask::BOUND;
 use rpm_e2e::certificate::certificate;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Rpm, browser_script, get, node};
+use rpm_testkit::{Port, Rpm, browser_script, get, node, wait_until};
 use serde_json::{Value, json};
 
 use crate::observing::turn_on;
@@ -38,6 +39,57 @@ fn look(visits: &[(&str, &str)]) -> Value {
     seen
 }
 
+/// Waits until the log says these, in this order, all of this machine, and asserts that it says none of the secrets.
+fn logged(rpm: &Rpm, lines: &[&str], secrets: &[&str]) {
+    let log = || rpm.ok(["logs", "rpm-observe", "--nostream", "--lines", "200"]);
+    let says = |log: &String| {
+        let mut rest = log.lines();
+        lines.iter().all(|line| {
+            let whole = format!("dashboard: {line} from 127.0.0.1");
+            rest.any(|logged| logged.ends_with(&whole))
+        })
+    };
+    let log = wait_until("what is logged", BOUND, log, says);
+    for secret in secrets {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
+}
+
+/// Sets the password of somebody who may look, and returns what the command says.
+fn set_password(rpm: &Rpm, user: &str, password: &str) -> String {
+    let mut command: Command = rpm.command(["dashboard", "password", user, "--read-only"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    writeln!(stdin, "{password}").expect("it reads");
+    drop(stdin);
+    let ran = child.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&ran.stderr).into_owned()
+}
+
+/// Has the dashboard show another daemon, whose app is `far`, and asserts that bad addresses are refused. Returns what must stay.
+fn another_host(rpm: &Rpm, place: &Place) -> (Rpm, [Port; 2]) {
+    let (other, web, port) = (Rpm::new(), Port::reserve(), Port::reserve());
+    App::new("say.js")
+        .args(["--name", "far"])
+        .port(&web)
+        .start(&other);
+    // The token is what no browser may see.
+    let token = place.write("token", &format!("{MARKED}-of-another-host\n"));
+    let token = token.to_str().expect("a path");
+    let listen = port.number().to_string();
+    let on = other.run(["observe", "on", "--listen", &listen, "--token-file", token]);
+    assert_eq!(on.code, Some(0), "{on:#?}");
+    let url = format!("http://127.0.0.1:{port}");
+    rpm.ok(["dashboard", "host", "db", &url, "--token-file", token]);
+    let refused = rpm.fails(["dashboard", "host", "x", "http://10.0.0.2", "--token-file", token]);
+    assert!(refused.contains("in clear text"), "{refused}");
+    (other, [web, port])
+}
+
 #[test]
 fn a_user_signs_in_with_a_password_by_https() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
@@ -59,49 +111,30 @@ fn a_user_signs_in_with_a_password_by_https() {
         shown.contains(&format!("https://127.0.0.1:{port}/metrics")),
         "{shown}"
     );
-    let password = |user: &str, password: &str| {
-        let mut command: Command = rpm.command(["dashboard", "password", user, "--read-only"]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        writeln!(stdin, "{password}").expect("it reads");
-        drop(stdin);
-        let ran = child.wait_with_output().expect("it ends");
-        String::from_utf8_lossy(&ran.stderr).into_owned()
-    };
-    let short = password("alice", "guess");
+    let short = set_password(&rpm, "alice", "guess");
     assert!(short.contains("a password has 10 characters"), "{short}");
-    let set = password("alice", "correct horse");
+    let set = set_password(&rpm, "alice", "correct horse");
     assert!(set.contains("alice may sign in to look;"), "{set}");
-    let (other, web) = (Rpm::new(), Port::reserve());
-    App::new("say.js")
-        .args(["--name", "far"])
-        .port(&web)
-        .start(&other);
-    // The token is what no browser may see.
-    let token = place.write("token", &format!("{MARKED}-of-another-host\n"));
-    let token = token.to_str().expect("a path");
-    let elsewhere = Port::reserve();
-    let listen = elsewhere.number().to_string();
-    let on = other.run(["observe", "on", "--listen", &listen, "--token-file", token]);
-    assert_eq!(on.code, Some(0), "{on:#?}");
-    let url = format!("http://127.0.0.1:{elsewhere}");
-    rpm.ok(["dashboard", "host", "db", &url, "--token-file", token]);
-    let clear = rpm.run(["dashboard", "host", "x", "http://10.0.0.2", "--token-file", token]);
-    assert!(clear.stderr.contains("in clear text"), "{clear:#?}");
+    let _far = another_host(&rpm, &place);
     let link = rpm.ok(["dashboard"]);
     let (address, _) = link.split_once("#link=").expect("a link");
     assert_eq!(address, format!("https://localhost:{port}/"));
     let seen = look(&[("user", address)]);
     assert_eq!(seen["said"], json!(["wrong user or password"]));
     assert_eq!(seen["cookie"], json!([true, true, "Strict"]), "{seen:#}");
+    logged(
+        &rpm,
+        &[
+            "a wrong user or password",
+            "alice has signed in",
+            "alice has signed out",
+        ],
+        &["correct house", "correct horse"],
+    );
     assert_eq!(seen["moved"], json!([0, 0]), "no layout shift");
     assert_eq!(seen["far"], json!("far"), "{seen:#}");
     std::fs::write(rpm.home().join("dashboard.users"), "alice\n").expect("it is written");
-    let wrong = password("alice", "correct horse");
+    let wrong = set_password(&rpm, "alice", "correct horse");
     assert!(wrong.contains("dashboard.users:1: a line is"), "{wrong}");
 }
 
@@ -149,6 +182,17 @@ fn an_operator_reloads_in_the_browser_and_nothing_is_lost() {
     assert_eq!(seen["scale"], "Done. without steps");
     assert_eq!(seen["cookieAlone"], 401);
     assert_eq!(rpm.list().len(), 4, "it was scaled");
+    logged(
+        &rpm,
+        &[
+            "an operator with a link has signed in",
+            "an operator with a link has signed out",
+            "a wrong link",
+            "a wrong link",
+            "a viewer with a link has signed in",
+        ],
+        &[&operator, &taken_back, &viewer].map(|link| link.split_once('=').expect("a link").1),
+    );
     let refused = "this link was used already, or is too old: `rpm dashboard` prints a new one";
     assert_eq!(seen["said"], json!([refused, refused]));
     assert_eq!(

@@ -235,6 +235,7 @@ impl Tries {
 /// `POST /dashboard/login`: a link becomes a session.
 pub(super) async fn login(
     State(board): State<Arc<Dashboard>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Json(login): Json<Login>,
 ) -> Result<Response, Refused> {
@@ -244,17 +245,31 @@ pub(super) async fn login(
     })?;
     let Some(opened) = opened else {
         return Err(match board.tries().wrong(Instant::now()) {
-            true => Refused::new(
-                StatusCode::UNAUTHORIZED,
-                "this link was used already, or is too old: `rpm dashboard` prints a new one",
-            ),
+            true => {
+                eprintln!("dashboard: a wrong link from {}", address.ip());
+                Refused::new(
+                    StatusCode::UNAUTHORIZED,
+                    "this link was used already, or is too old: `rpm dashboard` prints a new one",
+                )
+            }
+            // Not logged: whoever asks could fill the disk.
             false => Refused::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many wrong links: `rpm dashboard` prints a right one",
             ),
         });
     };
+    let who = named(None, opened.role);
+    eprintln!("dashboard: {who} has signed in from {}", address.ip());
     Ok(signed_in(&board, &headers, &opened))
+}
+
+/// What the log calls the holder of a session: a link has no name.
+fn named(user: Option<String>, role: Role) -> String {
+    user.unwrap_or_else(|| match role {
+        Role::Operator => "an operator with a link".to_owned(),
+        Role::Viewer => "a viewer with a link".to_owned(),
+    })
 }
 
 /// The answer that gives a browser both secrets of its session.
@@ -313,22 +328,26 @@ pub(super) async fn enter(
         return Err(Refused::new(StatusCode::UNAUTHORIZED, why));
     };
     board.attempts().right(address.ip());
-    eprintln!("dashboard: {} has signed in from {}", known.name, address.ip());
+    let name = known.name.clone();
     let opened = board.keys.admit(known, now_ms());
     let opened = opened.map_err(|error| broken(format!("the session cannot be stored: {error}")))?;
+    eprintln!("dashboard: {name} has signed in from {}", address.ip());
     Ok(signed_in(&board, &headers, &opened))
 }
 
 /// `POST /dashboard/logout`: ends the session.
 pub(super) async fn logout(
     State(board): State<Arc<Dashboard>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     visitor: Visitor,
 ) -> Result<Response, Refused> {
+    let who = named(board.keys.user(&visitor.cookie), visitor.role);
     board.keys.end(&visitor.cookie).map_err(|error| {
         let why = format!("the session cannot be ended: {error}");
         Refused::new(StatusCode::INTERNAL_SERVER_ERROR, why)
     })?;
+    eprintln!("dashboard: {who} has signed out from {}", address.ip());
     let cookie = set_cookie(&board, &headers, "", 0);
     Ok(([(header::SET_COOKIE, cookie)], StatusCode::NO_CONTENT).into_response())
 }

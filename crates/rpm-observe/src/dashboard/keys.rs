@@ -160,6 +160,13 @@ impl Keys {
         }
     }
 
+    /// The user whose session this is; `None` if a link opened it.
+    pub(super) fn user(&self, cookie: &str) -> Option<String> {
+        read(&self.file("session", cookie))?
+            .user
+            .map(|holder| holder.name)
+    }
+
     /// Ends a session.
     pub(super) fn end(&self, cookie: &str) -> io::Result<()> {
         delete(&self.file("session", cookie)).map(drop)
