@@ -85,8 +85,16 @@ fn another_host(rpm: &Rpm, place: &Place) -> (Rpm, [Port; 2]) {
     assert_eq!(on.code, Some(0), "{on:#?}");
     let url = format!("http://127.0.0.1:{port}");
     rpm.ok(["dashboard", "host", "db", &url, "--token-file", token]);
-    let refused = rpm.fails(["dashboard", "host", "x", "http://10.0.0.2", "--token-file", token]);
-    assert!(refused.contains("in clear text"), "{refused}");
+    for (url, why) in [
+        ("http://10.0.0.2", "in clear text"),
+        (
+            "https://10.0.0.2:99999",
+            "its port must be a number from 1 to 65535",
+        ),
+    ] {
+        let refused = rpm.fails(["dashboard", "host", "x", url, "--token-file", token]);
+        assert!(refused.contains(why), "{url}: {refused}");
+    }
     (other, [web, port])
 }
 

@@ -197,8 +197,9 @@ impl Place {
             ));
         }
         // One that is no number would be left out, and the token go to the usual port.
-        if authority.as_str() != authority.host() && authority.port_u16().is_none() {
-            return Err(bad("its port must be a number up to 65535"));
+        let is_port = authority.port_u16().is_some_and(|port| port > 0);
+        if authority.as_str() != authority.host() && !is_port {
+            return Err(bad("its port must be a number from 1 to 65535"));
         }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -394,6 +395,14 @@ mod tests {
             ("https://u:p@a", Some("alone")),
             ("https://a/metrics", Some("alone")),
             ("https://a?x", Some("alone")),
+            ("https://a:99999", Some("its port must be")),
+            ("https://a:65536", Some("its port must be")),
+            ("https://a:65535", None),
+            ("https://a:", Some("its port must be")),
+            ("https://a:x", Some("its port must be")),
+            ("https://a:-1", Some("its port must be")),
+            ("https://a:0", Some("its port must be")),
+            ("http://[::1]:99999", Some("its port must be")),
             ("a", Some("https://")),
             ("/a", Some("no host")),
             ("", Some("no address")),
