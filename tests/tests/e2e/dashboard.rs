@@ -39,6 +39,34 @@ fn look(visits: &[(&str, &str)]) -> Value {
     seen
 }
 
+/// The status, and the cookie, when a page of `site` opens a link of the dashboard at `address`, whose certificate this is.
+fn login_from(site: &str, address: &str, link: &str, certificate: &str) -> (u16, String) {
+    let ran = Command::new("curl")
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "10",
+        ])
+        .args(["--write-out", "%{http_code} %header{set-cookie}"])
+        .args([
+            "--cacert",
+            certificate,
+            "--json",
+            &json!({ "link": link }).to_string(),
+        ])
+        .args(["--header", &format!("Origin: {site}")])
+        .arg(format!("{address}dashboard/login"))
+        .output()
+        .expect("curl runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let (status, cookie) = said.split_once(' ').expect("two words");
+    (status.parse().expect("a status"), cookie.to_owned())
+}
+
 /// Waits until the log says these, in this order, all of this machine, and asserts that it says none of the secrets.
 fn logged(rpm: &Rpm, lines: &[&str], secrets: &[&str]) {
     let log = || rpm.ok(["logs", "rpm-observe", "--nostream", "--lines", "200"]);
@@ -53,6 +81,18 @@ fn logged(rpm: &Rpm, lines: &[&str], secrets: &[&str]) {
     for secret in secrets {
         assert!(!log.contains(secret), "{secret} is in\n{log}");
     }
+}
+
+/// Asserts that a link opens the dashboard at `address` for a page from there, and for no other, such as the same one in clear text.
+fn opens_for_its_own_page_alone(address: &str, link: &str, certificate: &str) {
+    let own = address.trim_end_matches('/');
+    let clear = own.replace("https:", "http:");
+    for site in [&clear, "https://evil.example"] {
+        assert_eq!(login_from(site, address, link, certificate).0, 403, "{site}");
+    }
+    let (status, cookie) = login_from(own, address, link, certificate);
+    assert_eq!(status, 200, "nothing has used the link");
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
 }
 
 /// Sets the password of somebody who may look, and returns what the command says.
@@ -125,19 +165,21 @@ fn a_user_signs_in_with_a_password_by_https() {
     assert!(set.contains("alice may sign in to look;"), "{set}");
     let _far = another_host(&rpm, &place);
     let link = rpm.ok(["dashboard"]);
-    let (address, _) = link.split_once("#link=").expect("a link");
+    let (address, secret) = link.split_once("#link=").expect("a link");
     assert_eq!(address, format!("https://localhost:{port}/"));
+    opens_for_its_own_page_alone(address, secret.trim(), &cert);
     let seen = look(&[("user", address)]);
     assert_eq!(seen["said"], json!(["wrong user or password"]));
     assert_eq!(seen["cookie"], json!([true, true, "Strict"]), "{seen:#}");
     logged(
         &rpm,
         &[
+            "an operator with a link has signed in",
             "a wrong user or password",
             "alice has signed in",
             "alice has signed out",
         ],
-        &["correct house", "correct horse"],
+        &["correct house", "correct horse", secret.trim()],
     );
     assert_eq!(seen["moved"], json!([0, 0]), "no layout shift");
     assert_eq!(seen["far"], json!("far"), "{seen:#}");

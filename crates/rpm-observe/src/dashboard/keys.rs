@@ -324,6 +324,32 @@ mod tests {
     }
 
     #[test]
+    fn the_eleventh_session_of_a_user_ends_the_oldest() {
+        let keys = keys("eleven");
+        let admit = |name: &str, at| {
+            let known = Known {
+                name: name.to_owned(),
+                role: Role::Viewer,
+                proof: String::new(),
+            };
+            keys.admit(known, NOW + at).expect("stored").cookie
+        };
+        let other = admit("bob", 0);
+        let link = keys.link(Role::Operator, NOW).expect("stored");
+        let by_link = keys.open(&link, NOW).expect("read").expect("it is good");
+        // The one that ends first is the one that began first, whatever the names of the files.
+        let cookies: Vec<String> = (1..=12).map(|at| admit("alice", at)).collect();
+        let left: Vec<bool> = cookies
+            .iter()
+            .map(|cookie| keys.user(cookie).as_deref() == Some("alice"))
+            .collect();
+        assert_eq!(left, [[false; 2].as_slice(), &[true; 10]].concat());
+        assert_eq!(keys.user(&other).as_deref(), Some("bob"));
+        let role = keys.role(&by_link.cookie, &by_link.key, NOW + 20);
+        assert_eq!(role, Some(Role::Operator));
+    }
+
+    #[test]
     fn files_are_private_bounded_and_name_no_secret() {
         let keys = keys("files");
         let secrets: Vec<String> = (0..MOST as u64 + 20)

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -58,6 +60,12 @@ const OURS: Sent<'_> = Sent {
 };
 
 async fn ask(board: &Router, method: &str, path: &str, sent: Sent<'_>) -> Response {
+    let body = Body::from(sent.body.to_owned());
+    ask_with(board, method, path, sent, body).await
+}
+
+/// As [`ask`], with this body.
+async fn ask_with(board: &Router, method: &str, path: &str, sent: Sent<'_>, body: Body) -> Response {
     let mut request = Request::builder()
         .method(Method::from_bytes(method.as_bytes()).expect("a method"))
         .uri(path)
@@ -75,7 +83,7 @@ async fn ask(board: &Router, method: &str, path: &str, sent: Sent<'_>) -> Respon
             request = request.header(name, value);
         }
     }
-    let mut request = request.body(Body::from(sent.body.to_owned())).expect("a request");
+    let mut request = request.body(body).expect("a request");
     let from = SocketAddr::from(([10, 0, 0, 1], 40_000));
     request.extensions_mut().insert(ConnectInfo(from));
     board.clone().oneshot(request).await.expect("an answer")
@@ -230,6 +238,38 @@ async fn other_web_sites_get_nothing_and_change_nothing() {
         ] {
             assert_eq!(status(&board, "POST", path, sent).await, 403, "{origin:?} {path}");
         }
+    }
+    std::fs::remove_dir_all(home).expect("it is ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_is_given_up() {
+    let home = home("body");
+    let board = board(&home, Channel::Loopback);
+    for (path, pause) in [
+        ("/dashboard/login", None),
+        ("/dashboard/password", Some(Duration::from_secs(5))),
+        ("/dashboard/actions", Some(Duration::from_millis(500))),
+    ] {
+        let (pieces, carrier) = streams::lines(StatusCode::OK);
+        let sends = tokio::spawn(async move {
+            while let Some(pause) = pause {
+                // tidy: sleep because the clock is not the real one
+                sleep(pause).await;
+                if pieces.send("[".into()).await.is_err() {
+                    return;
+                }
+            }
+            pieces.closed().await;
+        });
+        let began = Instant::now();
+        let answer = ask_with(&board, "POST", path, OURS, carrier.into_body());
+        let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+        let status = answer.expect("it is answered").status();
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT, "{path}");
+        assert_eq!(began.elapsed().as_secs(), 20, "{path}");
+        // The body is not held any longer.
+        sends.await.expect("it ends");
     }
     std::fs::remove_dir_all(home).expect("it is ours");
 }
