@@ -25,21 +25,20 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// When no descriptor is left: until some client has gone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Clients at a time. What the process does besides needs descriptors, too.
-const CLIENTS: usize = 512;
-/// TLS handshakes at a time; each takes CPU.
-const HANDSHAKES: usize = 64;
 /// For what is being answered at the end.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long clients may take.
+/// How long clients may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For the head of a request, however it comes, and before it.
+    /// For the head of a request, however it comes, and before it; for a TLS handshake.
     pub head: Duration,
     /// To take anything of an answer.
     pub taking: Duration,
+    /// Clients at a time; those beyond wait in the accept queue. What the process does besides needs descriptors, too.
+    pub clients: usize,
+    /// TLS handshakes at a time; each takes CPU.
+    pub handshakes: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +46,8 @@ impl Default for Limits {
         Limits {
             head: Duration::from_secs(20),
             taking: Duration::from_secs(60),
+            clients: 512,
+            handshakes: 64,
         }
     }
 }
@@ -69,7 +70,7 @@ pub async fn serve(
     told: impl Future<Output = ()>,
 ) {
     let all = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CLIENTS));
+    let places = Arc::new(Semaphore::new(limits.clients));
     let mut told = pin!(told);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
@@ -90,12 +91,11 @@ pub async fn serve(
     let mut handshakes = JoinSet::new();
     loop {
         let accept = async {
-            // Those beyond wait in the accept queue.
             let place = Arc::clone(&places).acquire_owned().await;
             listener.accept().await.map(|accepted| (accepted, place.ok()))
         };
         let accepted = tokio::select! {
-            accepted = accept, if handshakes.len() < HANDSHAKES => accepted,
+            accepted = accept, if handshakes.len() < limits.handshakes => accepted,
             Some(done) = handshakes.join_next() => {
                 if let Ok(Some(client)) = done {
                     begin(client);
@@ -233,29 +233,58 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::process::Command;
+
+    use rpm_sys::socket::accept_queue;
+    use rpm_tls::{Certificate, Terms};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tokio::time::Instant;
 
     use super::*;
 
     const BOUND: Duration = Duration::from_secs(20);
+    const FIFTH: Duration = Duration::from_millis(200);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-    /// A connection to a server whose clients may take a fifth of a second.
-    async fn client() -> TcpStream {
+    /// A server: its address, and its socket, which has the accept queue.
+    async fn server(limits: Limits, tls: Option<Tls>) -> (SocketAddr, OwnedFd) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("an address");
-        let limits = Limits {
-            head: Duration::from_millis(200),
-            taking: BOUND,
-        };
+        let address = listener.local_addr().expect("an address");
+        let socket = listener.as_fd().try_clone_to_owned().expect("a descriptor");
         tokio::spawn(serve(
             listener,
-            None,
+            tls,
             Router::new(),
             limits,
             std::future::pending(),
         ));
-        TcpStream::connect(addr).await.expect("it listens")
+        (address, socket)
+    }
+
+    async fn connected(address: SocketAddr) -> TcpStream {
+        TcpStream::connect(address).await.expect("it listens")
+    }
+
+    /// A connection to a server whose clients may take a fifth of a second.
+    async fn client() -> TcpStream {
+        let limits = Limits {
+            head: FIFTH,
+            taking: BOUND,
+            ..Limits::default()
+        };
+        connected(server(limits, None).await.0).await
+    }
+
+    /// Reads the head of an answer.
+    async fn answer(stream: &mut TcpStream) {
+        let mut all = Vec::new();
+        while !all.ends_with(b"\r\n\r\n") {
+            let read = timeout(BOUND, stream.read_buf(&mut all)).await;
+            let count = read.expect("it is answered").expect("it is open");
+            assert!(count > 0, "it was ended");
+        }
+        assert!(all.starts_with(b"HTTP/1.1 404"));
     }
 
     /// What comes until the server ends the connection.
@@ -298,10 +327,91 @@ mod tests {
     #[tokio::test]
     async fn who_is_idle_after_an_answer_is_let_go() {
         let mut client = client().await;
-        let sent = client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        sent.await.expect("it is open");
+        client.write_all(REQUEST).await.expect("it is open");
         let said = rest(&mut client).await;
         assert!(said.starts_with("HTTP/1.1 404"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_every_place_is_taken_waits_in_the_queue() {
+        let limits = Limits {
+            clients: 2,
+            ..Limits::default()
+        };
+        let (address, socket) = server(limits, None).await;
+        let [mut first, mut second] = [connected(address).await, connected(address).await];
+        for client in [&mut first, &mut second] {
+            client.write_all(REQUEST).await.expect("it is open");
+            answer(client).await;
+        }
+        let mut third = connected(address).await;
+        third.write_all(REQUEST).await.expect("it is open");
+        // The server has its turn, in which it could accept.
+        for _ in 0..3 {
+            first.write_all(REQUEST).await.expect("it is open");
+            answer(&mut first).await;
+        }
+        let queue = accept_queue(&socket).expect("it listens");
+        assert_eq!(queue.len, 1);
+        drop(second);
+        answer(&mut third).await;
+    }
+
+    /// The server's side of TLS.
+    fn tls() -> Tls {
+        let file = |kind| {
+            let name = format!("rpm-clients-{}.{kind}", std::process::id());
+            std::env::temp_dir().join(name)
+        };
+        let [chain, key] = ["crt", "key"].map(file);
+        let options = "req -x509 -newkey ed25519 -nodes -subj /CN=a.test";
+        let made = Command::new("openssl")
+            .args(options.split(' '))
+            .arg("-out")
+            .arg(&chain)
+            .arg("-keyout")
+            .arg(&key)
+            .output()
+            .expect("openssl runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let terms = Terms {
+            certificates: vec![Certificate {
+                chain: chain.clone(),
+                key: key.clone(),
+            }],
+            client_ca: None,
+            protocols: &[],
+        };
+        let tls = Tls::load(terms, |_| {}).expect("a certificate");
+        for file in [chain, key] {
+            std::fs::remove_file(file).expect("it is ours");
+        }
+        tls
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_does_not_end_is_given_up_and_few_are_begun() {
+        /// The head of a record with a handshake, and nothing of it.
+        const BEGUN: &[u8] = &[22, 3, 1, 2, 0];
+        let limits = Limits {
+            head: FIFTH,
+            taking: BOUND,
+            clients: 2,
+            handshakes: 1,
+        };
+        let (address, _socket) = server(limits, Some(tls())).await;
+        let began = Instant::now();
+        let mut clients = Vec::new();
+        for sent in [&[][..], BEGUN, &[]] {
+            let mut client = connected(address).await;
+            client.write_all(sent).await.expect("it is open");
+            clients.push(client);
+        }
+        for mut client in clients {
+            assert_eq!(rest(&mut client).await, "");
+        }
+        // One after the other, and each has given back its place.
+        assert!(began.elapsed() >= 3 * FIFTH, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
