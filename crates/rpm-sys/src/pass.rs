@@ -16,8 +16,10 @@ use socket2::SockRef;
 use crate::cbpf::{
     self, JUMP_EQUAL, JUMP_SET, LOAD_ABSOLUTE, LOAD_BYTE, NETWORK_HEADER, RETURN_K, SYN, insn,
 };
-use crate::socket;
+use crate::socket::{self, AcceptQueue};
 
+/// Backlog of a sink. With none, kernels before 2025 take the queue of handshakes for full, and drop SYNs or answer with cookies.
+const BACKLOG: u32 = 1;
 /// Length of the IP options that hold a pass: a byte of padding, the head of the record of the route, and the secret.
 const LEN: usize = 20;
 /// `IPOPT_NOOP` and `IPOPT_RR`.
@@ -125,18 +127,36 @@ pub fn sink(like: BorrowedFd<'_>, pass: Option<&Pass>, within: Duration) -> io::
     let address = socket::local_addr(like)?;
     let only_v6 = address.is_ipv6() && SockRef::from(&like).only_v6()?;
     let sink = socket::bind_tcp_for(Some(socket::owner(like)?), address, only_v6)?;
-    // Room for two. With none, kernels before 2025 take the queue of handshakes for full, and drop SYNs or answer with cookies.
-    socket::listen(&sink, 1)?;
+    socket::listen(&sink, BACKLOG)?;
     let until = Instant::now() + within;
     loop {
         fill(address, pass, within);
-        // A connection is in the queue when the kernel has worked off its last packet.
-        let queue = socket::accept_queue(&sink)?;
-        if queue.len > queue.max {
-            return Ok(sink);
+        match Filling::of(socket::accept_queue(&sink)?, Instant::now() >= until) {
+            Filling::Full => return Ok(sink),
+            Filling::Room => {}
+            Filling::GivenUp => return Err(io::ErrorKind::WouldBlock.into()),
         }
-        if Instant::now() >= until {
-            return Err(io::ErrorKind::WouldBlock.into());
+    }
+}
+
+/// How far a sink is.
+#[derive(Debug, PartialEq, Eq)]
+enum Filling {
+    /// Nobody gets in any more.
+    Full,
+    /// There is room, or the kernel has not worked off the last packet of a connection, which is not counted before.
+    Room,
+    /// The time is over, and there still is.
+    GivenUp,
+}
+
+impl Filling {
+    fn of(queue: AcceptQueue, is_late: bool) -> Filling {
+        // A queue takes one connection more than its maximum (`sk_acceptq_is_full`).
+        match (queue.len > queue.max, is_late) {
+            (true, _) => Filling::Full,
+            (false, false) => Filling::Room,
+            (false, true) => Filling::GivenUp,
         }
     }
 }
@@ -225,5 +245,62 @@ mod tests {
             assert_eq!(run(&pass, &packet(&options, SYN)), PLACES.others, "{len}");
         }
         assert_eq!(run(&pass, &packet(&[], ACK)), PLACES.shown);
+    }
+
+    fn queue(len: u32, max: u32) -> AcceptQueue {
+        let listening = true;
+        AcceptQueue { len, max, listening }
+    }
+
+    #[test]
+    fn a_queue_is_full_when_it_has_one_more_than_its_maximum() {
+        for (len, max, is_late, expected) in [
+            (0, 0, false, Filling::Room),
+            (1, 0, false, Filling::Full),
+            (0, 1, false, Filling::Room),
+            (1, 1, false, Filling::Room),
+            (2, 1, false, Filling::Full),
+            (1, 1, true, Filling::GivenUp),
+            (2, 1, true, Filling::Full),
+            // `net.core.somaxconn` may lower the maximum.
+            (2, 0, true, Filling::Full),
+        ] {
+            let found = Filling::of(queue(len, max), is_late);
+            assert_eq!(found, expected, "{len} of {max}, late: {is_late}");
+        }
+    }
+
+    #[test]
+    fn a_sink_becomes_full_and_is_not_taken_for_full_before_on_every_kernel() {
+        // Kernels differ in when the queue of handshakes is full, in which nobody is here (`inet_csk_reqsk_queue_is_full`), and in how many
+        // of the accept queue are not counted yet when it is looked at.
+        for (is_before_2025, uncounted) in [
+            (true, 0),
+            (true, 1),
+            (true, 2),
+            (false, 0),
+            (false, 1),
+            (false, 2),
+        ] {
+            let handshakes = 0;
+            let takes = |len: u32| match is_before_2025 {
+                true => handshakes < BACKLOG && len <= BACKLOG,
+                false => handshakes <= BACKLOG && len <= BACKLOG,
+            };
+            let mut len = 0_u32;
+            // A connection that is not taken costs all the time that there is, in which the others are counted.
+            let filling = loop {
+                let taken = takes(len);
+                len += u32::from(taken);
+                let counted = if taken { len.saturating_sub(uncounted) } else { len };
+                match Filling::of(queue(counted, BACKLOG), !taken) {
+                    Filling::Room => {}
+                    end => break end,
+                }
+            };
+            let kernel = format!("before 2025: {is_before_2025}, uncounted: {uncounted}");
+            assert_eq!(filling, Filling::Full, "{kernel}");
+            assert!(!takes(len), "{kernel}: {len} are in it, and there is room");
+        }
     }
 }
