@@ -247,6 +247,7 @@ declare namespace pm2 {
     multiset(values: string, callback: Callback<Success>): void;
     unset(key: string, callback: Callback<Success>): void;
     serve(directory: string, port: number, options: { spa?: boolean; name?: string }, callback: Callback<Proc[]>): void;
+    /** Without root it fails, and `hint` of the error is the line for root to type. */
     startup(platform: string, callback: Callback<string>): void;
     update(callback: Callback<Success>): void;
   }

@@ -123,8 +123,11 @@ class Connection {
     });
   }
 
-  /** Runs a command of the program, and returns what it prints. With `inherit` it reads and prints where this process does. */
-  run(args, { input, cwd = this.cwd, env, inherit = false } = {}) {
+  /**
+   * Runs a command of the program, and returns what it prints. With `inherit` it reads and prints where this process does. With `printsHint`
+   * what it prints when it fails is the line to type instead.
+   */
+  run(args, { input, cwd = this.cwd, env, inherit = false, printsHint = false } = {}) {
     return new Promise((resolve, reject) => {
       const child = spawn(this.program ?? binary(), args, {
         cwd,
@@ -135,7 +138,8 @@ class Connection {
       child.stdout?.setEncoding('utf8').on('data', (text) => (out += text));
       child.stderr.setEncoding('utf8').on('data', (text) => (err += text));
       child.on('error', (cause) => reject(new RpmError(`cannot run ${child.spawnfile}: ${cause.message}`, { code: 'NO_BINARY', cause })));
-      child.on('close', (status, signal) => (status === 0 ? resolve(out) : reject(fromCommand(err, signal ?? `exit code ${status}`))));
+      const failure = (status, signal) => fromCommand(err, signal ?? `exit code ${status}`, printsHint ? out.trim() : '');
+      child.on('close', (status, signal) => (status === 0 ? resolve(out) : reject(failure(status, signal))));
       child.stdin?.on('error', () => {}); // it has ended without reading
       child.stdin?.end(input);
     });

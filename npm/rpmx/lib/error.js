@@ -25,8 +25,8 @@ function fromAnswer(status, body) {
   return new RpmError(error ?? `the daemon answered with status ${status}`, { code, status, hint, lastLines, unknown });
 }
 
-/** From what a command that failed has printed to standard error. */
-function fromCommand(text, status) {
+/** From what a command that failed has printed to standard error. `line`: what to type instead, if it has printed that. */
+function fromCommand(text, status, line = '') {
   const lines = text.split('\n').map((line) => line.trimEnd());
   const at = lines.findIndex((line) => line.startsWith('error: '));
   const rest = at < 0 ? lines : lines.slice(at);
@@ -36,7 +36,7 @@ function fromCommand(text, status) {
   const said = at < 0 ? text.trim() : rest[0].slice('error: '.length).replace(/^-: (app 1: )?/, '');
   const message = said || `the command ended with ${status}`;
   const code = NO_TARGET.test(message) ? 'UNKNOWN_TARGET' : 'COMMAND_FAILED';
-  return new RpmError(message, { code, hint, lastLines: others });
+  return new RpmError(message, { code, hint: line || hint, lastLines: others });
 }
 
 module.exports = { RpmError, fromAnswer, fromCommand };

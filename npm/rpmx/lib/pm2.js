@@ -411,8 +411,9 @@ const METHODS = {
     return this.changing(() => this.client.connection.run(['serve', path.resolve(this.cwd, directory ?? '.'), String(port ?? 8080), ...flags]));
   },
 
+  /** As root. Otherwise the error's `hint` is the line for root to type. */
   async startup(platform) {
-    return this.client.connection.run(['startup', ...(typeof platform === 'string' ? [platform] : [])]);
+    return this.client.connection.run(['startup', ...(typeof platform === 'string' ? [platform] : [])], { printsHint: true });
   },
 
   async update() {

@@ -1,9 +1,12 @@
 //! The JavaScript API (`npm/rpmx`): a script for each half of it, its types, and tools written for PM2's API.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rpm_e2e::app::App;
+use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, get, javascript, node, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -53,6 +56,23 @@ fn every_call_of_pm2_does_what_it_says() {
         .env("PORT", port.to_string())
         .output();
     passes(&rpm, &ran.expect("node runs"));
+}
+
+#[test]
+fn startup_gives_the_line_that_root_has_to_type() {
+    let test = "startup_gives_the_line_that_root_has_to_type";
+    let (Some(rpm), place) = (Rpm::unprivileged(test), Place::new()) else {
+        return;
+    };
+    // Node and the package may be where that user cannot read them, so only the program runs as the user.
+    let command = rpm.command([""; 0]);
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().expect("text")).collect();
+    let program = place.write("rpmx", &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")));
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
+    let ran = script(&rpm, "startup.js").env("RPMX_BINARY", &program).output();
+    passes(&rpm, &ran.expect("node runs"));
+    assert_eq!(rpm.daemon_pid(), None);
 }
 
 #[test]

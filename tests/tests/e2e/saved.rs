@@ -305,6 +305,8 @@ fn a_service_is_written_for_the_system() {
         let told = place.run(&other, ["startup", "systemd"]);
         assert_eq!(told.code, Some(1), "{told:?}");
         assert!(told.stdout.starts_with("sudo env PATH="), "{told:?}");
+        let explained = "error: only root may do that\nhint: type the line above";
+        assert!(told.stderr.starts_with(explained), "{told:?}");
     }
     if !rustix::process::geteuid().is_root() {
         return;

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, anyhow, bail};
+use rpm_wire::api::ApiError;
 use rpm_wire::shell::word;
 
 use super::tell;
 use crate::args::StartupArgs;
 use crate::files::replace;
 use crate::home::like_pm2;
+use crate::http::RequestError;
 use crate::output::Output;
 
 /// The package's service for users who have no root.
@@ -229,7 +231,13 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
     let packaged = init == Init::Systemd && Path::new(PACKAGED).exists();
     let own = ", or without root `systemctl --user enable --now rpmx` and `loginctl enable-linger`";
     let own = if packaged { own } else { "" };
-    bail!("only root may do that; type the line above{own}")
+    let refused = ApiError {
+        error: "only root may do that".to_owned(),
+        hint: Some(format!("type the line above{own}")),
+        last_lines: Vec::new(),
+        unknown: None,
+    };
+    Err(RequestError::Api(refused).into())
 }
 
 fn service(init: Init, args: &StartupArgs) -> anyhow::Result<Service> {
