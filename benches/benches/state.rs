@@ -83,6 +83,7 @@ fn process(worker: WorkerId, app: u32, instance: u32) -> Process {
         },
         without_keeper: false,
         listeners: BTreeSet::from([10_000 + instance]),
+        actions: Vec::new(),
     }
 }
 

@@ -89,6 +89,13 @@ fn what_a_program_offers_is_known() {
         rpm.ok(["__complete", "fish", "trigger", "talks", "d"]),
         "double\t\n"
     );
+    kill_daemon(&rpm);
+    rpm.ok(["ping"]);
+    let names = |env: &Value| env["axm_actions"].as_array().map(Vec::len);
+    let after = wait_until("its actions, after the daemon's death", BOUND, env, |env| {
+        names(env) == Some(2)
+    });
+    assert_eq!(after["axm_actions"][0]["action_name"], "double", "{after:#}");
     rpm.ok(["stop", "talks"]);
     assert_eq!(env()["axm_actions"], Value::Array(Vec::new()));
 }

@@ -27,6 +27,9 @@ const OFFER_LIMIT: usize = 128;
 /// The memory of each of them.
 const OFFER_MEMORY: usize = 8 * 1024;
 
+/// The longest name of an action that is kept for the next daemon, in bytes.
+const STORED_NAME: usize = 128;
+
 /// The longest call of an action, in bytes, as the longest message.
 const CALL_BYTES: usize = 1 << 20;
 
@@ -96,8 +99,17 @@ impl Actions {
         Ok(receiver)
     }
 
-    /// A program has sent a message: it may be the answer to an action, or say what it offers.
-    pub(crate) fn hear(&mut self, worker: WorkerId, message: &Value, workers: &Workers) {
+    /// What the workers of the daemon before have said of their actions: the names.
+    pub(crate) fn take_over(&mut self, workers: &Workers) {
+        for (worker, held) in workers.iter().filter(|(_, held)| !held.actions.is_empty()) {
+            let offer = self.offers.entry(*worker).or_default();
+            let named = held.actions.iter().map(|name| json!({"action_name": name}));
+            offer.actions.extend(named);
+        }
+    }
+
+    /// A program has sent a message: it may be the answer to an action, or say what it offers. True if the next daemon must know that.
+    pub(crate) fn hear(&mut self, worker: WorkerId, message: &Value, workers: &mut Workers) -> bool {
         match message["type"].as_str() {
             Some("axm:reply") => self.answered(worker, message, workers),
             Some(kind) if kind.starts_with("axm:") => {
@@ -105,9 +117,21 @@ impl Actions {
                     self.offers.retain(|worker, _| workers.contains_key(worker));
                 }
                 learn(self.offers.entry(worker).or_default(), kind, &message["data"]);
+                return kind == "axm:action" && self.note_names(worker, workers);
             }
             _ => {}
         }
+        false
+    }
+
+    /// Notes the names of a worker's actions for the next daemon: true if they have changed.
+    fn note_names(&self, worker: WorkerId, workers: &mut Workers) -> bool {
+        let mut names = self.names_of(worker);
+        names.retain(|name| name.len() <= STORED_NAME);
+        // A program may announce them again and again, in any order.
+        names.sort_unstable();
+        let held = workers.get_mut(&worker);
+        held.is_some_and(|held| std::mem::replace(&mut held.actions, names) != held.actions)
     }
 
     /// What the worker's program says of itself, if it does.

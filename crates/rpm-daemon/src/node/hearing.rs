@@ -49,7 +49,9 @@ impl Hearing<'_> {
             FromWorker::Message(message) if self.questions.hear(worker, &message) => {}
             FromWorker::Message(message) => {
                 self.subscribers.publish(worker, &message, self.ports.workers);
-                self.actions.hear(worker, &message, self.ports.workers);
+                if self.actions.hear(worker, &message, self.ports.workers) {
+                    self.ports.store.changed();
+                }
             }
             FromWorker::Internal { .. } => {}
         }

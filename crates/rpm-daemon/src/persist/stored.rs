@@ -59,6 +59,8 @@ pub(crate) struct StoredWorker {
     pub(crate) without_keeper: bool,
     /// Its processes that have called `listen`.
     pub(crate) listeners: BTreeSet<u32>,
+    /// The names of the actions that its program offers.
+    pub(crate) actions: Vec<String>,
 }
 
 impl StoredWorker {
@@ -81,6 +83,7 @@ impl StoredWorker {
             tokens: process.tokens,
             without_keeper: process.without_keeper,
             listeners: worker.listeners.clone(),
+            actions: worker.actions.clone(),
         })
     }
 }
@@ -101,6 +104,7 @@ impl From<StoredWorker> for Process {
             tokens: worker.tokens.into(),
             without_keeper: worker.without_keeper,
             listeners: worker.listeners,
+            actions: worker.actions,
         }
     }
 }
@@ -121,6 +125,7 @@ impl From<Process> for StoredWorker {
             tokens: stored.tokens.into(),
             without_keeper: stored.without_keeper,
             listeners: stored.listeners,
+            actions: stored.actions,
         }
     }
 }

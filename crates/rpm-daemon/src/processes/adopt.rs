@@ -94,6 +94,7 @@ impl<E: Reports> Launching<'_, E> {
             held_back: Vec::new(),
             bound: BTreeSet::new(),
             listeners: stored.listeners,
+            actions: stored.actions,
         };
         // Its agent tries to come back to where it was.
         let _ = self.agent_places.of(self.home, self.events, &worker.spec);

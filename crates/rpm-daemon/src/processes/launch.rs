@@ -146,6 +146,7 @@ impl<E: Reports> Launching<'_, E> {
             held_back: Vec::new(),
             bound: BTreeSet::new(),
             listeners: BTreeSet::new(),
+            actions: Vec::new(),
         };
         self.forget_dead(place.instance);
         self.ports.workers.insert(worker, held);

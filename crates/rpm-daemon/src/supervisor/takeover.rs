@@ -84,6 +84,7 @@ impl Supervisor {
         for survivor in survivors.into_values() {
             supervisor.launching().adopt(survivor, &census);
         }
+        supervisor.actions.take_over(&supervisor.workers);
         // Those of ports whose clients are sent on are not among the listeners' own; what nobody wants of the rest is let go.
         supervisor.fronts.kept = keeper.take_rest();
         end_strays(&supervisor.home, &alive);

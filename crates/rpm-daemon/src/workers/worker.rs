@@ -45,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) bound: BTreeSet<u64>,
     /// Its processes that have called `listen`.
     pub(crate) listeners: BTreeSet<u32>,
+    /// The names of the actions that its program offers, as far as they are kept for the next daemon.
+    pub(crate) actions: Vec<String>,
 }
 
 /// Listeners that one worker may be waiting for; what is asked for beyond that is refused.

@@ -108,6 +108,7 @@ impl From<Process> for v4::Process {
             tokens: old.tokens,
             without_keeper: old.bereft,
             listeners: old.listeners,
+            actions: Vec::new(),
         }
     }
 }

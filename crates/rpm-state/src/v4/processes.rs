@@ -36,6 +36,9 @@ pub struct Process {
     pub without_keeper: bool,
     /// Its processes that have called `listen`.
     pub listeners: BTreeSet<u32>,
+    /// The names of the actions that its program offers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
 }
 
 /// Where a worker's output goes, and where in the files its own begins.
