@@ -21,6 +21,9 @@ use crate::pool::{Connection, Pools};
 use crate::trace::open::OpenSpan;
 use crate::upstream::InFlight;
 
+/// Most bytes that are passed on at once: a frame. What is asked for next shows that the client has taken what was before.
+const PART: usize = 16 * 1024;
+
 /// The body of a response to a client.
 pub(crate) enum ResponseBody {
     /// From an upstream.
@@ -68,6 +71,8 @@ impl ResponseBody {
 pub(crate) struct UpstreamBody {
     pub(crate) status: u16,
     pub(crate) body: Incoming,
+    /// What has arrived and was not passed on yet.
+    pub(crate) rest: Bytes,
     pub(crate) ended: bool,
     /// The request is in flight until the body is dropped.
     pub(crate) in_flight: InFlight,
@@ -143,6 +148,43 @@ impl UpstreamBody {
     }
 
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.rest.is_empty() {
+            match ready!(self.poll_arrival(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        } else {
+            // The client takes it.
+            self.silence.is_broken();
+            self.stream.moved();
+        }
+        let part = self.rest.split_to(self.rest.len().min(PART));
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
+    }
+
+    /// Nothing is left to be passed on.
+    fn is_complete(&self) -> bool {
+        let has_all = match self.gzip {
+            Some(_) => self.ended,
+            None => self.body.is_end_stream(),
+        };
+        has_all && self.rest.is_empty()
+    }
+
+    fn poll_arrival(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if self.ended {
                 return Poll::Ready(None);
@@ -218,8 +260,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            ResponseBody::Upstream(passing) if passing.gzip.is_some() => passing.ended,
-            ResponseBody::Upstream(passing) => passing.body.is_end_stream(),
+            ResponseBody::Upstream(passing) => passing.is_complete(),
             ResponseBody::Local(body, ..) => body.is_end_stream(),
         }
     }
@@ -227,7 +268,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
-            ResponseBody::Upstream(passing) => passing.body.size_hint(),
+            ResponseBody::Upstream(passing) => passing.size_hint(),
             ResponseBody::Local(body, ..) => body.size_hint(),
         }
     }

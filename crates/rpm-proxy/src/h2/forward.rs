@@ -398,6 +398,7 @@ fn deliver(peer: &Peer, answer: Answer, info: RequestInfo) -> Response<ResponseB
         span: None,
         bytes: 0,
         body,
+        rest: Bytes::new(),
         ended: false,
         in_flight,
         connection: (!closes).then_some(connection),

@@ -69,6 +69,37 @@ fn a_client_that_takes_nothing_is_cut() {
     assert!(client.seen.data.is_empty(), "there was no window");
 }
 
+/// Much more of a response arrives in one read than such a client takes in the time-out.
+#[test]
+fn a_client_that_takes_slowly_is_not_cut() {
+    let site = site(|usual| Settings {
+        stream_timeout: SHORT,
+        ..usual
+    });
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n";
+    let path = site
+        .upstream
+        .says(&[head.as_bytes(), &[b'x'; 2_000_000]].concat());
+    let mut client = Client::connect(&site, &[]);
+    let asked = [&GET[..2], &[(":path", path.as_str())], &GET[3..]].concat();
+    client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields(&asked)));
+    const PART: u32 = 16_384;
+    const ROUNDS: usize = 16;
+    for _ in 0..ROUNDS {
+        client.read_for(SHORT);
+        for stream in [0, 1] {
+            client.send(&frame(WINDOW_UPDATE, 0, stream, &PART.to_be_bytes()));
+        }
+    }
+    let taken: usize = client.seen.data.iter().map(|(_, length)| length).sum();
+    assert!(
+        taken >= WINDOW + (ROUNDS - 1) * PART as usize,
+        "{:?}",
+        client.seen
+    );
+    assert!(client.seen.resets.is_empty(), "{:?}", client.seen);
+}
+
 #[test]
 fn an_answer_that_goes_on_no_more_is_reset_and_nothing_else() {
     let site = site(|usual| Settings {

@@ -218,6 +218,14 @@ impl Client {
 
     /// For so long no request is answered, and none given up.
     pub fn hears_nothing(&mut self, within: Duration) {
+        self.read_for(within);
+        let seen = &self.seen;
+        let nothing = seen.statuses.is_empty() && seen.resets.is_empty() && seen.goaway.is_none();
+        assert!(nothing, "{seen:?}");
+    }
+
+    /// Reads what comes in this time. The connection does not end.
+    pub fn read_for(&mut self, within: Duration) {
         let until = Instant::now() + within;
         while let left = until.saturating_duration_since(Instant::now())
             && !left.is_zero()
@@ -232,9 +240,6 @@ impl Client {
             while self.take_one() {}
         }
         self.stream.set_read_timeout(Some(BOUND)).expect("a deadline");
-        let seen = &self.seen;
-        let nothing = seen.statuses.is_empty() && seen.resets.is_empty() && seen.goaway.is_none();
-        assert!(nothing, "{seen:?}");
     }
 
     /// Takes the next frame, if it has come whole.
