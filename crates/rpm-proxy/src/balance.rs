@@ -133,12 +133,7 @@ fn prefer<'u>(
             let (first, second) = two(turn as u64, count);
             Some(quicker([nth(first)?, nth(second)?], candidates, criteria.now_ms))
         }
-        UpstreamPolicy::Weighted => {
-            let first = |one: &&Arc<Upstream>, other: &&Arc<Upstream>| set.compare_turns(one, other);
-            let chosen = candidates.clone().min_by(first)?;
-            set.take_turn(chosen);
-            Some(chosen)
-        }
+        UpstreamPolicy::Weighted => set.take_turn(candidates.clone()),
     }
 }
 
@@ -390,6 +385,22 @@ mod tests {
                 .or_insert(0) += 1;
         }
         assert_within_a_turn(&counts, [10, 10, 20]);
+    }
+
+    #[test]
+    fn weights_hold_for_several_threads() {
+        let set = set(&[3, 1]);
+        let times = 100_000;
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| counts(&set, UpstreamPolicy::Weighted, times));
+            }
+        });
+        let requests = set.list.iter().map(|one| one.figures(0).requests);
+        let requests: Vec<u64> = requests.collect();
+        let expected = u64::from(times);
+        // Each thread may be in the middle of a turn.
+        assert!(requests[1].abs_diff(expected) <= 8, "{requests:?}, not 3 to 1");
     }
 
     #[test]

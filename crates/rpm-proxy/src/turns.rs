@@ -26,19 +26,20 @@ impl Turns {
         self.0.load(Ordering::Relaxed).max(share)
     }
 
-    /// When its next turn is due, compared with that of another one that has `other` as its weight.
-    pub(crate) fn due(&self, weight: u32, progress: &Progress, other: u32) -> u128 {
-        (u128::from(self.count(weight, progress)) + 1) * u128::from(other)
-    }
-
-    /// It has its next turn.
-    pub(crate) fn take(&self, weight: u32, progress: &Progress) {
-        let count = self.count(weight, progress);
+    /// It has its next turn, because it had so many by [`Turns::count`]. (It may have more by now: other threads have chosen it, too. The
+    /// progress does not count those yet, so the other upstreams are still due.)
+    pub(crate) fn take(&self, count: u64, weight: u32, progress: &Progress) {
         self.0.fetch_max(count, Ordering::Relaxed);
         self.0.fetch_add(1, Ordering::Relaxed);
         let parts = (count << PART_BITS) / u64::from(weight);
         progress.0.fetch_max(parts, Ordering::Relaxed);
     }
+}
+
+/// Compares when the next turns of two upstreams are due, which have had so many and have these weights.
+pub(crate) fn compare(first: (u64, u32), second: (u64, u32)) -> std::cmp::Ordering {
+    let due = |(count, _): (u64, u32), (_, other): (u64, u32)| (u128::from(count) + 1) * u128::from(other);
+    due(first, second).cmp(&due(second, first))
 }
 
 #[cfg(test)]
@@ -49,13 +50,10 @@ mod tests {
     fn taken<const N: usize>(all: &[(Turns, u32); N], progress: &Progress, times: u32) -> [u32; N] {
         let mut taken = [0; N];
         for _ in 0..times {
-            let next = (0..N).min_by(|one, other| {
-                let ((one, weight), (other, others)) = (&all[*one], &all[*other]);
-                let due = one.due(*weight, progress, *others);
-                due.cmp(&other.due(*others, progress, *weight))
-            });
+            let count = |one: usize| (all[one].0.count(all[one].1, progress), all[one].1);
+            let next = (0..N).min_by(|one, other| compare(count(*one), count(*other)));
             let next = next.expect("there are some");
-            all[next].0.take(all[next].1, progress);
+            all[next].0.take(count(next).0, all[next].1, progress);
             taken[next] += 1;
         }
         taken

@@ -15,7 +15,7 @@ use crate::latency::Latency;
 use crate::log_limit::LogLimit;
 use crate::queue::Queue;
 use crate::target::{Target, UpstreamId};
-use crate::turns::{Progress, Turns};
+use crate::turns::{self, Progress, Turns};
 
 /// An upstream and its counters.
 #[derive(Debug)]
@@ -291,16 +291,16 @@ impl Upstreams {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// When the next turn of the first is due, compared with the second, by their weights.
-    pub(crate) fn compare_turns(&self, first: &Upstream, second: &Upstream) -> std::cmp::Ordering {
-        let due =
-            |one: &Upstream, other: &Upstream| one.turns.due(one.weight(), &self.progress, other.weight());
-        due(first, second).cmp(&due(second, first))
-    }
-
-    /// It has its next turn by weight.
-    pub(crate) fn take_turn(&self, one: &Upstream) {
-        one.turns.take(one.weight(), &self.progress);
+    /// The one whose turn is due first by weight. It has this turn.
+    pub(crate) fn take_turn<'u>(
+        &self,
+        candidates: impl Iterator<Item = &'u Arc<Upstream>>,
+    ) -> Option<&'u Arc<Upstream>> {
+        let counted = candidates.map(|one| (one, one.turns.count(one.weight(), &self.progress)));
+        let due = |(one, count): &(&'u Arc<Upstream>, u64)| (*count, one.weight());
+        let (first, count) = counted.min_by(|one, other| turns::compare(due(one), due(other)))?;
+        first.turns.take(count, first.weight(), &self.progress);
+        Some(first)
     }
 
     /// Requests in flight, those of upstreams that are in the set no more among them.
