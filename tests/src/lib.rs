@@ -7,6 +7,7 @@ pub mod clients;
 pub mod complaint;
 pub mod denied;
 pub mod dice;
+pub mod hung_mount;
 pub mod image;
 pub mod machine;
 pub mod namespace;

@@ -143,7 +143,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let own_log = open_log(&home)?;
     home.name_like_pm2();
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
-    let logs = LogSink::start(&home.underway()).map_err(step("start the log thread"))?;
+    let logs = LogSink::start(&home).map_err(step("start the log thread"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(step("start the event loop"))?;
     let hold = Hold {

@@ -33,6 +33,8 @@ const FILES: [&str; 21] = [
     "events.ndjson.4",
     ".probe",
 ];
+/// Most log threads, each of which has a file for what is on its way.
+pub(crate) const OUTPUTS: usize = 16;
 /// What administrators may have put elsewhere, by links of their own.
 const PLACES: [&str; 7] = [
     "logs",
@@ -151,18 +153,20 @@ impl Home {
     /// What the daemon reads and writes here must have been made by its own user or by root: others may have planted it before the
     /// directory was closed to them.
     fn look_at_files(&self, own: u32) -> Result<(), HomeError> {
-        for (names, may_be_link) in [(&FILES[..], false), (&PLACES[..], true)] {
-            for path in names.iter().map(|name| self.root.join(name)) {
-                let Ok(meta) = fs::symlink_metadata(&path) else {
-                    continue;
-                };
-                let owner = meta.uid();
-                if owner != own && owner != 0 {
-                    return Err(HomeError::Foreign { path, owner });
-                }
-                if meta.is_symlink() && !may_be_link {
-                    return Err(HomeError::Link { path });
-                }
+        let own_files = FILES.iter().map(|name| self.root.join(name));
+        let outputs = (1..OUTPUTS).map(|number| self.output(number));
+        let never_links = own_files.chain(outputs).map(|path| (path, false));
+        let places = PLACES.iter().map(|name| (self.root.join(name), true));
+        for (path, may_be_link) in never_links.chain(places) {
+            let Ok(meta) = fs::symlink_metadata(&path) else {
+                continue;
+            };
+            let owner = meta.uid();
+            if owner != own && owner != 0 {
+                return Err(HomeError::Foreign { path, owner });
+            }
+            if meta.is_symlink() && !may_be_link {
+                return Err(HomeError::Link { path });
             }
         }
         Ok(())
@@ -228,10 +232,13 @@ impl Home {
         self.root.join("asked")
     }
 
-    /// Output that is on its way from a worker to its files.
+    /// Output that is on its way from workers to their files, by the log thread of that number.
     #[must_use]
-    pub fn underway(&self) -> PathBuf {
-        self.root.join("output")
+    pub fn output(&self, thread: usize) -> PathBuf {
+        self.root.join(match thread {
+            0 => "output".to_owned(),
+            thread => format!("output-{thread}"),
+        })
     }
 
     /// Locked by the daemon while it lives; its content is the daemon's pid.

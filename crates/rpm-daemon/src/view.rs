@@ -10,6 +10,7 @@ use crate::apps::app::Apps;
 use crate::apps::catalog::Catalog;
 use crate::events::Journal;
 use crate::home::Home;
+use crate::logs::Begin;
 use crate::node::actions::Actions;
 use crate::node::agents::Agents;
 use crate::node::handoff::Handoffs;
@@ -32,7 +33,7 @@ pub(crate) struct View<'a> {
     pub(crate) actions: &'a Actions,
     pub(crate) interception: &'a Interception,
     pub(crate) home: &'a Home,
-    pub(crate) log_starts: &'a BTreeMap<PathBuf, u64>,
+    pub(crate) log_starts: &'a BTreeMap<PathBuf, Begin>,
     pub(crate) journal: &'a Journal,
     /// Connections that were moved from a worker to another one.
     pub(crate) rescues: u64,

@@ -38,6 +38,7 @@ mod handoff;
 mod health;
 mod history;
 mod hostile;
+mod hung_logs;
 mod ipc;
 mod journald;
 mod js_client;

@@ -1,5 +1,6 @@
 //! Requests that change something, and how they are answered: at once, when the change is made, or in lines meanwhile.
 
+use std::path::PathBuf;
 use std::pin::pin;
 
 use axum::body::Bytes;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use super::replies::Failed;
+use super::replies::{Failed, last_lines};
 use crate::failure::failure;
 use crate::inbox::{Begun, Fresh, Handle, Request, ShuttingDown};
 use crate::orders::{Accepted, Change};
@@ -103,7 +104,11 @@ async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result
     let outcome = outcome.await.map_err(|_| ShuttingDown)?;
     if matches!(outcome, Outcome::Failed { .. }) {
         // Its last words may still be in the pipe.
-        handle.logs.sync().await;
+        let concerned = instances.clone();
+        let logs = handle
+            .look(Fresh::Stored, move |view| view.logs_of(&concerned))
+            .await?;
+        handle.logs.sync_files(logs.iter().map(PathBuf::as_path)).await;
     } else if follow.drained {
         let concerned = instances.clone();
         let gone = handle
@@ -131,7 +136,13 @@ async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result
             outcome: view.outcome(&instances, notes, &outcome),
         }
     };
-    Ok(handle.look(fresh, reply).await?)
+    let mut part = handle.look(fresh, reply).await?;
+    if let Err(failed) = &mut part.outcome
+        && let Some(logs) = &failed.logs
+    {
+        failed.error.last_lines = last_lines(&handle.logs, logs).await;
+    }
+    Ok(part)
 }
 
 /// What became of one part of a change.
@@ -216,6 +227,7 @@ mod tests {
                     Some("see its output"),
                 ),
                 app: app.to_owned(),
+                logs: None,
                 how: how.to_owned(),
             })
         };

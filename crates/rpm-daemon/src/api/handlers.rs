@@ -168,9 +168,9 @@ async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>
         .look(Fresh::Stored, move |view| view.log_files(&request.targets))
         .await??;
     let names = files.iter().map(|(path, _)| path.display().to_string()).collect();
-    if !handle.logs.flush(files).await {
-        let why = "the logs are not emptied yet: a disk that they are on does not respond";
-        return Err(failure(why, Some("they will be when it responds")).into());
+    if let Err(stalled) = handle.logs.flush(files).await {
+        let why = format!("logs are not emptied yet: {stalled}");
+        return Err(failure(why, Some("they will be when it responds; all others are empty")).into());
     }
     Ok(axum::Json(names))
 }

@@ -1,13 +1,16 @@
 //! What is said of a change: its outcome, and why it failed.
 
+use std::path::PathBuf;
+
 use rpm_core::protocol::{Exit, Failure, Outcome};
 use rpm_core::{InstanceId, StateView};
 use rpm_wire::api::{ApiError, ChangeReply};
 use rpm_wire::shell::word;
+use tokio::time::timeout;
 
 use crate::events::notices::unserved;
 use crate::failure::failure;
-use crate::logs::tail;
+use crate::logs::{ANSWERED_WITHIN, LogSink, tail};
 use crate::view::View;
 use crate::workers::sampling::own_listeners;
 use crate::workers::worker::{Logs, Worker};
@@ -27,6 +30,7 @@ impl View<'_> {
         let app = concerned.first().and_then(|id| self.catalog().name_of(*id));
         let whole = |error: ApiError| {
             Box::new(Failed {
+                logs: None,
                 app: app.unwrap_or("the app").to_owned(),
                 how: error.error.clone(),
                 error,
@@ -64,6 +68,14 @@ impl View<'_> {
             .filter_map(|id| self.process(*id, &held, false))
             .collect();
         ChangeReply { processes, notes }
+    }
+
+    /// Where the last workers of these instances write.
+    pub(super) fn logs_of(&self, instances: &[InstanceId]) -> Vec<PathBuf> {
+        let workers = self.workers.values();
+        let ours = workers.filter(|worker| instances.contains(&worker.instance));
+        ours.flat_map(|worker| [worker.logs.out.clone(), worker.logs.err.clone()])
+            .collect()
     }
 
     pub(crate) fn silence(&self, id: InstanceId) -> String {
@@ -112,7 +124,6 @@ impl View<'_> {
             _ => deed(why),
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
-        let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
         let state = instance
             .and_then(|id| self.core.instance(id))
             .map(|view| view.state);
@@ -155,9 +166,10 @@ impl View<'_> {
             error: ApiError {
                 error: format!("{name} ({id}) {what}{cause}"),
                 hint,
-                last_lines,
+                last_lines: Vec::new(),
                 unknown: None,
             },
+            logs: held.map(|worker| worker.logs.clone()),
         }
     }
 }
@@ -191,11 +203,25 @@ pub(super) struct Failed {
     pub(super) app: String,
     /// The cause in a few words, for an answer that names several apps.
     pub(super) how: String,
+    /// Where the worker's last lines are.
+    pub(super) logs: Option<Logs>,
 }
 
-fn last_lines(logs: &Logs) -> Vec<String> {
-    let mut lines = tail::last_lines(&logs.out, logs.out_from, SHOWN_LINES);
-    lines.extend(tail::last_lines(&logs.err, logs.err_from, SHOWN_LINES));
+/// The last lines of a worker. Where the file system that has them does not respond, that is said instead.
+pub(super) async fn last_lines(sink: &LogSink, logs: &Logs) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (path, begin) in [(&logs.out, &logs.out_from), (&logs.err, &logs.err_from)] {
+        let Some(from) = begin.get() else { continue };
+        let volume = sink.volume(path);
+        let path = path.clone();
+        let read = volume.read(move || tail::last_lines(&path, from, SHOWN_LINES));
+        let read = async { timeout(ANSWERED_WITHIN, read).await.ok().and_then(Result::ok) };
+        let read = match volume.responds() {
+            true => read.await,
+            false => None,
+        };
+        lines.extend(read.unwrap_or_else(|| vec![format!("[rpm: {}]", volume.stalled())]));
+    }
     lines.retain(|line| !line.trim().is_empty());
     let surplus = lines.len().saturating_sub(SHOWN_LINES);
     lines.split_off(surplus)

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::failure::failure;
 use crate::inbox::{Fresh, HandOn, Handle, Request, Successor};
+use crate::logs::Stalled;
 use crate::os::{systemd, threads};
 use crate::persist::update::check;
 use crate::proxy::fronts::Parting;
@@ -81,23 +82,26 @@ pub(super) async fn leave(handle: &Handle) -> ApiError {
 /// Leaves the apps to another daemon. Returns only if this one stays.
 async fn hand_on(handle: &Handle, to: Successor) -> ApiError {
     let gone = || failure("the daemon is shutting down", None);
-    let stalled = || {
+    let refused = |stalled: Stalled| {
         failure(
-            "the logs cannot be written: a disk that they are on does not respond",
-            Some("the running daemon stays in charge; try again when the disk responds"),
+            format!("logs cannot be written: {stalled}"),
+            Some("the running daemon stays in charge; try again when it responds"),
         )
     };
     // Before any client is sent away.
-    if !handle.logs.answers().await {
-        return stalled();
+    if let Err(stalled) = handle.logs.answers().await {
+        return refused(stalled);
     }
     if part(handle).await.is_err() {
         return gone();
     }
     // Output that was read is written, and what comes now waits in the pipes.
-    let Some(pause) = handle.logs.pause().await else {
-        let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
-        return stalled();
+    let pause = match handle.logs.pause().await {
+        Ok(pause) => pause,
+        Err(stalled) => {
+            let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
+            return refused(stalled);
+        }
     };
     for last in (0..TRIES).rev() {
         let asked = HandOn {

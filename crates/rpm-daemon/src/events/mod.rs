@@ -29,7 +29,7 @@ use crate::events::history::History;
 use crate::events::subject::{Facts, Of};
 use crate::events::writer::{Draft, Writer};
 use crate::home::Home;
-use crate::logs::LogSink;
+use crate::logs::{Begin, LogSink};
 use crate::os::clock::now_ms;
 
 /// How long the daemon, when it ends, waits for what is not written yet.
@@ -106,7 +106,7 @@ impl Journal {
     }
 
     /// The same; `tail`: the file that has its standard error, and where its own lines begin there.
-    fn tell_draft(&mut self, facts: &Facts<'_>, of: Of, what: What, tail: Option<(PathBuf, u64)>) {
+    fn tell_draft(&mut self, facts: &Facts<'_>, of: Of, what: What, tail: Option<(PathBuf, Begin)>) {
         let subject = facts.subject(of, &self.known);
         let draft = Draft {
             tail,

@@ -95,7 +95,7 @@ impl Journal {
         let (exit_code, signal) = parts(exit);
         let held = facts.workers.get(&worker);
         let app = held.and_then(|held| facts.core.app(held.app));
-        let tail = held.map(|held| (held.logs.err.clone(), held.logs.err_from));
+        let tail = held.map(|held| (held.logs.err.clone(), held.logs.err_from.clone()));
         let what = match verdict {
             CrashVerdict::Stopped => What::Exited {
                 exit_code,

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::file::EventFile;
-use crate::logs::{LogSink, tail};
+use crate::logs::{Begin, LogSink, tail};
 use crate::os::clock::now_ms;
 
 /// Events that may wait to be written; more are dropped and counted.
@@ -46,7 +46,7 @@ pub(super) struct Draft {
     pub(super) subject: Subject,
     pub(super) what: What,
     /// The file that has its standard error, and where its own lines begin there.
-    pub(super) tail: Option<(PathBuf, u64)>,
+    pub(super) tail: Option<(PathBuf, Begin)>,
 }
 
 impl Draft {
@@ -152,10 +152,11 @@ impl Thread {
         while let Ok(first) = inbox.recv() {
             let others = std::iter::from_fn(|| inbox.try_recv().ok()).take(BATCH - 1);
             let batch: Vec<Order> = [first].into_iter().chain(others).collect();
-            let crashed = |order: &Order| matches!(order, Order::Write(draft) if draft.tail.is_some());
-            if batch.iter().any(crashed) {
-                self.logs.sync_within(OUTPUT_WITHIN);
-            }
+            let tails = batch.iter().filter_map(|order| match order {
+                Order::Write(draft) => draft.tail.as_ref().map(|(path, _)| path.as_path()),
+                Order::Then(_) | Order::Stop => None,
+            });
+            self.logs.sync_files_within(tails, OUTPUT_WITHIN);
             for order in batch {
                 match order {
                     Order::Write(draft) => {
@@ -191,10 +192,21 @@ impl Thread {
             mut what,
             tail,
         } = draft;
-        add_lines(&mut what, tail.as_ref());
+        let last_lines = |(path, begin)| self.last_lines(path, &begin);
+        add_lines(&mut what, || tail.map(last_lines).unwrap_or_default());
         if !self.append(at_ms, subject, what) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// What is known of the last lines of a worker, where the file system that has them responds.
+    fn last_lines(&self, path: PathBuf, begin: &Begin) -> Vec<String> {
+        let Some(from) = begin.get() else {
+            return Vec::new();
+        };
+        let volume = self.logs.volume(&path);
+        let read = move || tail::last_lines_within(&path, from, LINES, TAIL_BYTES);
+        volume.read_within(OUTPUT_WITHIN, read).unwrap_or_default()
     }
 
     fn append(&mut self, at_ms: u64, subject: Subject, what: What) -> bool {
@@ -214,7 +226,7 @@ impl Thread {
 }
 
 /// What a worker has said last, and texts that are too long.
-fn add_lines(what: &mut What, tail: Option<&(PathBuf, u64)>) {
+fn add_lines(what: &mut What, last: impl FnOnce() -> Vec<String>) {
     let lines = match what {
         What::Crashed { why, last_lines, .. } => {
             why.iter_mut().for_each(|why| shorten(why, TEXT_BYTES));
@@ -225,12 +237,10 @@ fn add_lines(what: &mut What, tail: Option<&(PathBuf, u64)>) {
         What::Watch { path } => return shorten(path, TEXT_BYTES),
         _ => return,
     };
-    if let Some((path, from)) = tail {
-        *lines = tail::last_lines_within(path, *from, LINES, TAIL_BYTES);
-        lines.iter_mut().for_each(|line| *line = plain(line));
-        lines.retain(|line| !line.trim().is_empty());
-        lines.iter_mut().for_each(|line| shorten(line, LINE_BYTES));
-    }
+    *lines = last();
+    lines.iter_mut().for_each(|line| *line = plain(line));
+    lines.retain(|line| !line.trim().is_empty());
+    lines.iter_mut().for_each(|line| shorten(line, LINE_BYTES));
 }
 
 /// Without colours and other control sequences.
@@ -291,7 +301,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rpm-writer-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let logs = LogSink::start(&dir.join("output")).unwrap();
+        let logs = LogSink::start(&crate::home::Home::prepare(&dir).unwrap()).unwrap();
         let writer = Writer::start(&dir, logs).unwrap();
         let (release, held) = mpsc::channel::<()>();
         let (reached, blocked) = mpsc::channel();

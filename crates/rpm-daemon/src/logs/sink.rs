@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rpm_sys::epoll::Poller;
 use tracing::warn;
 
+use super::claims::Claim;
 use super::times::{self, Clock};
 use super::{Limit, rotation};
 use crate::os::behalf::{Behalf, How};
@@ -29,6 +30,8 @@ pub(super) struct Sinks {
 }
 
 struct Sink {
+    /// No other thread writes to it meanwhile.
+    _claim: Option<Claim>,
     path: PathBuf,
     behalf: Behalf,
     /// By which the poller names it.
@@ -51,9 +54,9 @@ struct Sink {
 
 impl Sinks {
     /// One more stream goes there.
-    pub(super) fn join(&mut self, path: &Path, token: u64, behalf: &Behalf) {
+    pub(super) fn join(&mut self, path: &Path, token: u64, behalf: &Behalf, claim: Option<Claim>) {
         let sink = self.by_path.entry(path.to_owned());
-        let sink = sink.or_insert_with(|| Sink::new(path, token, behalf));
+        let sink = sink.or_insert_with(|| Sink::new(path, token, behalf, claim));
         sink.streams += 1;
         sink.appear();
     }
@@ -168,8 +171,9 @@ pub(super) fn empty(path: &Path, behalf: &Behalf) {
 }
 
 impl Sink {
-    fn new(path: &Path, token: u64, behalf: &Behalf) -> Sink {
+    fn new(path: &Path, token: u64, behalf: &Behalf, claim: Option<Claim>) -> Sink {
         Sink {
+            _claim: claim,
             path: path.to_owned(),
             behalf: behalf.clone(),
             token,

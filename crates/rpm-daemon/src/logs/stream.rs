@@ -9,11 +9,12 @@ use jiff::Zoned;
 use rpm_keeper::Kept;
 use rpm_sys::epoll::Poller;
 
+use super::orders::Placed;
 use super::parts::Parts;
 use super::sink::Sinks;
 use super::stamp::{LINE_LIMIT, Lines};
 use super::underway::Left;
-use super::{Limit, Source, Style};
+use super::{Limit, Style, tail};
 
 /// Longest line that is kept together where several streams go to one file, in bytes.
 const SHARED_LINE_LIMIT: usize = 256 * 1024;
@@ -30,10 +31,14 @@ pub(super) struct Stream {
 
 impl Stream {
     /// What takes it is joined; its tokens are those after `token`.
-    pub(super) fn new(source: Source, token: u64, sinks: &mut Sinks) -> Stream {
+    pub(super) fn new(placed: Placed, token: u64, sinks: &mut Sinks) -> Stream {
+        let Placed { source, claims } = placed;
+        // Nothing of it is there yet.
+        source.begin.note(|| tail::size(&source.path));
         let paths: Vec<PathBuf> = [Some(source.path), source.also].into_iter().flatten().collect();
+        let mut claims = claims.into_iter();
         for (path, number) in paths.iter().zip(1..) {
-            sinks.join(path, token + number, &source.behalf);
+            sinks.join(path, token + number, &source.behalf, claims.next());
         }
         Stream {
             pipe: source.pipe,

@@ -80,15 +80,14 @@ impl Follower {
         )
     }
 
-    /// Starts at an offset in bytes; at the beginning of a file that is shorter: it was rotated since.
+    /// Starts at an offset in bytes, at the end without one; at the beginning of a file that is shorter: it was rotated since.
     #[must_use]
-    pub fn start_at(path: &Path, offset: u64) -> Follower {
+    pub fn start_at(path: &Path, offset: Option<u64>) -> Follower {
         let meta = std::fs::metadata(path).ok();
+        let within = |len| offset.map_or(len, |offset| if offset > len { 0 } else { offset });
         Follower {
             path: path.to_owned(),
-            offset: meta
-                .as_ref()
-                .map_or(0, |meta| if offset > meta.len() { 0 } else { offset }),
+            offset: meta.as_ref().map_or(0, |meta| within(meta.len())),
             inode: meta.map(|meta| meta.ino()),
             partial: Vec::new(),
         }
@@ -107,6 +106,11 @@ impl Follower {
 
     /// `meanwhile` runs when a rotated file was found and nothing is read of it yet.
     fn more_while(&mut self, meanwhile: impl FnOnce()) -> (Vec<String>, bool) {
+        // Of many files that are followed few have grown: the others are not opened.
+        let is_same = |meta: &std::fs::Metadata| self.inode == Some(meta.ino()) && self.offset == meta.len();
+        if self.path.metadata().is_ok_and(|meta| is_same(&meta)) {
+            return (Vec::new(), false);
+        }
         let Ok(Opened { file, inode, len }) = opened(&self.path) else {
             return (Vec::new(), false);
         };
@@ -262,6 +266,16 @@ mod tests {
         assert_eq!(last_lines(&path, 17, 9), Vec::<String>::new());
         assert_eq!(last_lines(&path, 999, 1), ["three"]);
         assert_eq!(last_lines(Path::new("/nonexistent"), 0, 9), Vec::<String>::new());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_follower_starts_at_an_offset_or_at_the_end() {
+        let path = scratch("start-at");
+        std::fs::write(&path, "old\none\n").unwrap();
+        for (offset, lines) in [(Some(4), &["one"][..]), (Some(99), &["old", "one"]), (None, &[])] {
+            assert_eq!(Follower::start_at(&path, offset).more().0, lines, "{offset:?}");
+        }
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -12,6 +12,7 @@ use crate::apps::app;
 use crate::apps::delivery::Delivery;
 use crate::failure::failure;
 use crate::orders::commands::{INSTANCE_LIMIT, passable, too_many};
+use crate::os::mounts::is_remote;
 use crate::os::users;
 use crate::processes::health;
 use crate::proxy::settings as front_settings;
@@ -194,6 +195,10 @@ fn logs(spec: &AppSpec) -> Checked {
 }
 
 fn unwritable(path: &Path) -> Option<String> {
+    // It is not asked here, on the event loop, for it may never answer.
+    if is_remote(path) {
+        return None;
+    }
     if path.is_dir() {
         return Some(format!("{} is a directory, and cannot be a log", path.display()));
     }

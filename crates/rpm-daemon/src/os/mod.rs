@@ -4,6 +4,7 @@ pub(crate) mod behalf;
 pub(crate) mod clock;
 pub(crate) mod json_memory;
 pub(crate) mod memory;
+pub(crate) mod mounts;
 pub(crate) mod pace;
 pub(crate) mod reserve;
 pub(crate) mod systemd;

@@ -8,6 +8,7 @@ use rpm_keeper::Token;
 use rpm_state::{AppsDocument, Listeners, Process, State};
 
 use crate::apps::app::App;
+use crate::logs::Begin;
 use crate::workers::worker::{Logs, ProcessTree, Tokens, Worker};
 
 /// What the daemon before this one left.
@@ -136,8 +137,9 @@ impl From<Logs> for rpm_state::Logs {
             out: logs.out,
             err: logs.err,
             both: logs.both,
-            out_from: logs.out_from,
-            err_from: logs.err_from,
+            // Where nothing was written yet: what the next daemon writes begins where it does.
+            out_from: logs.out_from.get().unwrap_or(0),
+            err_from: logs.err_from.get().unwrap_or(0),
         }
     }
 }
@@ -148,8 +150,8 @@ impl From<rpm_state::Logs> for Logs {
             out: stored.out,
             err: stored.err,
             both: stored.both,
-            out_from: stored.out_from,
-            err_from: stored.err_from,
+            out_from: Begin::at(stored.out_from),
+            err_from: Begin::at(stored.err_from),
         }
     }
 }

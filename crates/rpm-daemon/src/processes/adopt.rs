@@ -71,9 +71,8 @@ impl<E: Reports> Launching<'_, E> {
         let pipes = pipes
             .into_iter()
             .filter_map(|(pipe, is_err)| Some((pipe?, is_err)));
-        for source in sources(&spec, stored.instance, &stored.logs, pipes) {
-            self.logs.add(source);
-        }
+        self.logs
+            .add(sources(&spec, stored.instance, &stored.logs, pipes));
         // The daemon before may have died while it had stopped the worker for a moment.
         let _ = process.pidfd.send_signal(Signal::CONT);
         self.watch(stored.id, &mut process);

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::apps::catalog::Catalog;
 use crate::home::Home;
+use crate::logs::LogSink;
 use crate::os::FEW_TREES;
 use crate::os::behalf::Behalf;
 use crate::os::watched::watched;
@@ -44,6 +45,7 @@ pub(crate) struct Ending<'a, E> {
     /// All processes as they were in this step, if somebody has looked.
     pub(crate) census: &'a mut Option<Census>,
     pub(crate) home: &'a Home,
+    pub(crate) logs: &'a LogSink,
     pub(crate) events: &'a mpsc::Sender<E>,
 }
 
@@ -193,7 +195,8 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         let exit = exit_of(status);
         info!(%worker, pid, ?exit, "exited");
         let path = pid_file(self.home, &held.spec, held.instance);
-        remove_pid(&path, &Behalf::of(&held.spec), pid);
+        let (behalf, gone) = (Behalf::of(&held.spec), path.clone());
+        self.logs.act(&path, move || remove_pid(&gone, &behalf, pid));
         let stage = if ending {
             WorkerStage::Gone
         } else {

@@ -26,7 +26,7 @@ use crate::events::Journal;
 use crate::events::subject::Facts;
 use crate::failure::{chain, limit_hint};
 use crate::home::Home;
-use crate::logs::{LogSink, Source};
+use crate::logs::{Begin, LogSink, Source};
 use crate::node::channel::{self, ChannelEvent};
 use crate::node::places::{AgentPlace, AgentPlaces};
 use crate::os::behalf::Behalf;
@@ -101,7 +101,7 @@ pub(crate) struct Launching<'a, E> {
     pub(crate) keeper: &'a Keeper,
     pub(crate) logs: &'a LogSink,
     /// How long log files were when this daemon first had a worker write there.
-    pub(crate) log_starts: &'a mut BTreeMap<PathBuf, u64>,
+    pub(crate) log_starts: &'a mut BTreeMap<PathBuf, Begin>,
     pub(crate) journal: &'a mut Journal,
     pub(crate) child_nofile: Rlimit,
     pub(crate) events: &'a mpsc::Sender<E>,
@@ -128,7 +128,9 @@ impl<E: Reports> Launching<'_, E> {
             return self.ports.input(Input::SpawnFailed { worker });
         };
         let spec = version.spec();
-        let logs = logs_of(self.home, spec, place.instance);
+        let mut logs = logs_of(self.home, spec, place.instance);
+        logs.out_from = self.logs.begin_of(&logs.out);
+        logs.err_from = self.logs.begin_of(&logs.err);
         self.note_log_starts(&logs);
         let held = Worker {
             id: worker,
@@ -136,7 +138,7 @@ impl<E: Reports> Launching<'_, E> {
             instance: place.instance,
             spec: Arc::clone(spec),
             delivery: version.delivery(),
-            logs,
+            logs: logs.clone(),
             tree: ProcessTree::None,
             trouble: None,
             agent_seen: false,
@@ -150,20 +152,17 @@ impl<E: Reports> Launching<'_, E> {
         };
         self.forget_dead(place.instance);
         self.ports.workers.insert(worker, held);
-        let mut launched = self.launch(worker, &version, place);
+        let mut launched = self.launch(worker, &version, place, &logs);
         if let Err(LaunchError::Spawn(error)) = &launched
             && error.stage == rpm_sys::spawn::SpawnStep::Intercept
         {
             self.interception.deny(error);
-            launched = self.launch(worker, &version, place);
+            launched = self.launch(worker, &version, place, &logs);
         }
         match launched {
             Ok(mut launched) => {
                 info!(app = spec.name, %worker, pid = launched.process.pid, "started");
-                launched
-                    .sources
-                    .into_iter()
-                    .for_each(|source| self.logs.add(source));
+                self.logs.add(launched.sources);
                 let pid = launched.process.pid;
                 self.note_pid(spec, place.instance, pid);
                 self.watch(worker, &mut launched.process);
@@ -205,7 +204,13 @@ impl<E: Reports> Launching<'_, E> {
         }
     }
 
-    fn launch(&mut self, worker: WorkerId, version: &Version, place: Place) -> Result<Launched, LaunchError> {
+    fn launch(
+        &mut self,
+        worker: WorkerId,
+        version: &Version,
+        place: Place,
+        logs: &Logs,
+    ) -> Result<Launched, LaunchError> {
         let (spec, delivery) = (version.spec(), version.delivery());
         if let Some(why) = self
             .interception
@@ -231,10 +236,9 @@ impl<E: Reports> Launching<'_, E> {
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let (stdin, theirs) = standard_input(spec).map_err(LaunchError::Descriptors)?;
-        let logs = logs_of(self.home, spec, place.instance);
         let user = user(spec)?;
         let no_new_privileges = spec.intercept && other_user(spec)?.is_some();
-        let mut env = environment(spec, delivery.runtime(), self.home, place, &logs, user.as_ref());
+        let mut env = environment(spec, delivery.runtime(), self.home, place, logs, user.as_ref());
         let held = self.ports.workers.get(&worker);
         let agent = match held.is_some_and(|held| has_agent(held, self.ports.apps, self.interception)) {
             true => self.agent_places.of(self.home, self.events, spec),
@@ -265,7 +269,7 @@ impl<E: Reports> Launching<'_, E> {
         let (process, pipes) = self.hold(worker, child, ends);
         Ok(Launched {
             process,
-            sources: sources(spec, place.instance, &logs, pipes),
+            sources: sources(spec, place.instance, logs, pipes),
         })
     }
 
@@ -309,18 +313,21 @@ impl<E: Reports> Launching<'_, E> {
     }
 
     fn note_log_starts(&mut self, logs: &Logs) {
-        for (path, length) in [(&logs.out, logs.out_from), (&logs.err, logs.err_from)] {
+        for (path, begin) in [(&logs.out, &logs.out_from), (&logs.err, &logs.err_from)] {
             if self.log_starts.len() < LOG_STARTS && !self.log_starts.contains_key(path) {
-                self.log_starts.insert(path.clone(), length);
+                self.log_starts.insert(path.clone(), begin.clone());
             }
         }
     }
 
     fn note_pid(&self, spec: &AppSpec, instance: InstanceId, pid: u32) {
         let path = pid_file(self.home, spec, instance);
-        if let Err(error) = write_pid(&path, &Behalf::of(spec), pid) {
-            warn!(app = spec.name, path = %path.display(), %error, "cannot write the pid");
-        }
+        let (app, behalf, to) = (spec.name.clone(), Behalf::of(spec), path.clone());
+        self.logs.act(&path, move || {
+            if let Err(error) = write_pid(&to, &behalf, pid) {
+                warn!(app, path = %to.display(), %error, "cannot write the pid");
+            }
+        });
     }
 
     /// What the worker's runtime must know: its channel, its number in the cluster, its agent.

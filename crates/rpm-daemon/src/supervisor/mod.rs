@@ -30,7 +30,7 @@ use crate::events::Journal;
 use crate::home::Home;
 use crate::inbox::ends::{self, Ends};
 use crate::inbox::{Event, Handle};
-use crate::logs::LogSink;
+use crate::logs::{Begin, LogSink};
 use crate::node::actions::Actions;
 use crate::node::agents::Agents;
 use crate::node::channel::{ChannelEvent, Incoming};
@@ -99,7 +99,7 @@ pub(crate) struct Supervisor {
     home: Home,
     logs: LogSink,
     /// How long log files were when this daemon first had a worker write there.
-    log_starts: BTreeMap<PathBuf, u64>,
+    log_starts: BTreeMap<PathBuf, Begin>,
     events: mpsc::Sender<Event>,
     child_nofile: Rlimit,
     next_app: u32,

@@ -242,6 +242,7 @@ impl Supervisor {
             store: &mut self.store,
             census: &mut self.census,
             home: &self.home,
+            logs: &self.logs,
             events: &self.events,
         }
     }

@@ -10,7 +10,7 @@ use rpm_keeper::Kept;
 use rpm_wire::api::{AppSpec, ExecMode, LogTarget};
 
 use crate::home::{Home, file_name, read_small};
-use crate::logs::{Limit, Source, Style, tail};
+use crate::logs::{Begin, Limit, Source, Style};
 use crate::os::behalf::{Behalf, How};
 use crate::workers::worker::Logs;
 
@@ -22,7 +22,8 @@ const USUAL_DATE: &str = "YYYY-MM-DDTHH:mm:ss";
 /// Of files that were put aside, if nobody says how many are kept.
 const KEPT_FILES: u32 = 10;
 
-/// The files of an instance.
+/// The files of an instance; where its worker's own lines begin there is not known yet. Touches none of them: any may be on a file system
+/// that does not respond.
 pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs {
     let id = is_numbered(spec).then_some(instance.0);
     let (usual_out, usual_err) = home.log_files(&spec.name, id);
@@ -37,13 +38,12 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
     let both = spec.logs.both.as_ref();
     let both = both.filter(|target| target.standard_stream().is_none());
     let both = both.map(|target| file(target, usual));
-    let (out_from, err_from) = (tail::size(&out), tail::size(&err));
     Logs {
         out,
         err,
         both: both.filter(|path| path != Path::new(NOWHERE)),
-        out_from,
-        err_from,
+        out_from: Begin::default(),
+        err_from: Begin::default(),
     }
 }
 
@@ -88,6 +88,11 @@ pub(crate) fn sources(
             logs.err.clone()
         } else {
             logs.out.clone()
+        },
+        begin: if is_err {
+            logs.err_from.clone()
+        } else {
+            logs.out_from.clone()
         },
         also: logs.both.clone(),
         style: style(if is_err { "err" } else { "out" }),

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apps::delivery::Delivery;
+use crate::logs::Begin;
 use crate::workers::calls::HeldBack;
 
 /// A worker: one process tree.
@@ -182,8 +183,8 @@ pub(crate) struct Logs {
     pub(crate) err: PathBuf,
     /// What takes both, besides.
     pub(crate) both: Option<PathBuf>,
-    pub(crate) out_from: u64,
-    pub(crate) err_from: u64,
+    pub(crate) out_from: Begin,
+    pub(crate) err_from: Begin,
 }
 
 impl Worker {
