@@ -47,6 +47,8 @@ pub struct LogSettings {
 #[derive(Clone)]
 pub struct Opener {
     user: Option<u32>,
+    /// Only the thread that writes opens the file.
+    may_hang: bool,
     open: Arc<Open>,
 }
 
@@ -60,8 +62,16 @@ impl Opener {
     ) -> Opener {
         Opener {
             user,
+            may_hang: false,
             open: Arc::new(open),
         }
+    }
+
+    /// With `may_hang` the thread that writes opens the file, and nobody else: the file system may never answer. A file that cannot be
+    /// opened is no error of the settings then.
+    #[must_use]
+    pub fn with_thread(self, may_hang: bool) -> Opener {
+        Opener { may_hang, ..self }
     }
 
     fn open(&self, path: &Path) -> io::Result<BlockingFile> {
@@ -145,7 +155,10 @@ impl Drop for Line {
 impl AccessLog {
     /// Opens the file and starts the thread that writes.
     pub(crate) fn open(settings: &LogSettings) -> io::Result<AccessLog> {
-        let file = settings.opener.open(&settings.path)?;
+        let file = match settings.opener.may_hang {
+            true => BlockingFile(None),
+            false => settings.opener.open(&settings.path)?,
+        };
         let (lines, inbox) = sync_channel(WAITING);
         let (path, opener) = (settings.path.clone(), settings.opener.clone());
         thread::Builder::new()

@@ -230,3 +230,19 @@ fn a_daemon_ends_and_apps_crash_while_it_hangs() {
     scene.rpm.ok(["kill"]);
     assert!(begun.elapsed() < 3 * BOUND, "{:?}", begun.elapsed());
 }
+
+#[test]
+fn an_access_log_there_holds_no_request() {
+    let Some(scene) = Scene::new("an_access_log_there_holds_no_request") else {
+        return;
+    };
+    let port = Port::reserve();
+    let app = App::cluster("hello.js", "1").port(&port);
+    app.args(["--balance", "proxy", "--access-log"])
+        .args([scene.dir.join("access.log").as_os_str()])
+        .start(&scene.rpm);
+    for _ in 0..100 {
+        assert_eq!(get(port.number(), "/").expect("an answer").status, 200);
+    }
+    assert_eq!(scene.rpm.list().len(), 1);
+}

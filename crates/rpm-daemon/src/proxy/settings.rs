@@ -1,5 +1,6 @@
 //! What the proxy is to do for an app, and whether it can.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rpm_wire::ratio::Ratio;
 
 use crate::failure::failure;
 use crate::os::behalf::{Behalf, How};
+use crate::os::mounts::is_remote;
 
 /// Bad answers to health checks in a row after which a worker gets no requests.
 const BAD_CHECKS: u32 = 3;
@@ -198,7 +200,7 @@ pub(crate) fn settings(spec: &AppSpec, hearers: &Hearers) -> Settings {
         redirect: None,
         access_log: proxy.access_log.as_ref().map(|path| LogSettings {
             path: path.into(),
-            opener: opener(Behalf::of(spec)),
+            opener: opener(Behalf::of(spec)).with_thread(is_remote(Path::new(path))),
             json: proxy.access_log_format.as_deref() == Some("json"),
             every: proxy.access_log_every.unwrap_or(1),
         }),
