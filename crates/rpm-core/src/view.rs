@@ -78,7 +78,10 @@ pub enum EndsFor {
     /// Another worker takes its place.
     Restart,
     /// It was not ready in time. [`crate::protocol::Notice::Crashed`] tells of its end.
-    Failure,
+    Failure {
+        /// It was the last try: the instance is errored then.
+        is_last: bool,
+    },
     /// The instance is forgotten.
     Delete,
 }
@@ -364,7 +367,8 @@ fn ends_for(state: State) -> Option<EndsFor> {
         State::Stopping { then, .. } => Some(match then {
             AfterExit::Stopped => EndsFor::Stop,
             AfterExit::Restart => EndsFor::Restart,
-            AfterExit::Retry { .. } | AfterExit::Errored => EndsFor::Failure,
+            AfterExit::Retry { .. } => EndsFor::Failure { is_last: false },
+            AfterExit::Errored => EndsFor::Failure { is_last: true },
             AfterExit::Forgotten => EndsFor::Delete,
         }),
         State::Running { .. }

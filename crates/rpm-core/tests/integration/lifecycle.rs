@@ -203,7 +203,7 @@ fn a_crash_says_how_often_and_what_decided_what_follows() {
     rig.spawned(2);
     let outputs = rig.pass(ms(1000));
     assert_eq!((outputs.contains(&terminate(2)), said(&outputs)), (true, None));
-    assert_eq!(rig.view(0).ends_for, Some(EndsFor::Failure));
+    assert_eq!(rig.view(0).ends_for, Some(EndsFor::Failure { is_last: false }));
     assert_eq!(said(&rig.exited(2)), Some((2, CrashVerdict::NotReady)));
     rig.pass(ms(200));
     rig.spawned(3);

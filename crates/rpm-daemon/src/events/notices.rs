@@ -138,7 +138,7 @@ impl Journal {
         let mut leaving = facts.core.leaving_of(known.instance);
         let leaves = leaving.any(|it| it.worker == worker && it.phase != LeavingPhase::Standby);
         let cause = match own.map(|view| view.ends_for) {
-            Some(Some(EndsFor::Failure) | None) => return,
+            Some(Some(EndsFor::Failure { .. }) | None) => return,
             Some(Some(EndsFor::Stop)) => "stop",
             Some(Some(EndsFor::Restart)) => "restart",
             Some(Some(EndsFor::Delete)) if self.closes => "shutdown",

@@ -79,7 +79,7 @@ impl Scalings {
             instance: Some(id), ..
         } = outcome
             && let Some(view) = core.instance(*id)
-            && (view.ends_for == Some(EndsFor::Stop) || view.state == StateView::Stopped)
+            && comes_to_rest(&view)
         {
             self.wanted.remove(&view.app);
         }
@@ -133,4 +133,14 @@ impl Scalings {
         }
         Ok(())
     }
+}
+
+/// By command, or because its last try has failed: that is told of when the process has ended, unless somebody restarts the instance before.
+fn comes_to_rest(view: &InstanceView) -> bool {
+    let rests = matches!(view.state, StateView::Stopped | StateView::Errored);
+    rests
+        || matches!(
+            view.ends_for,
+            Some(EndsFor::Stop | EndsFor::Failure { is_last: true })
+        )
 }
