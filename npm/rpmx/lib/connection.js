@@ -58,31 +58,31 @@ class Connection {
     return /json/.test(response.headers['content-type']) ? JSON.parse(text) : text;
   }
 
-  /** The lines of an answer that goes on, as objects. `onOpen` is called when its head is there. */
+  /**
+   * The lines of an answer that goes on, as objects. `onOpen` is called when its head is there. When `signal` or `close` ends it nothing more
+   * is given: neither what has come and was not asked for yet, nor what an answer that has not begun would bring.
+   */
   async *lines(method, route, body, { signal, onOpen } = {}) {
     if (signal?.aborted) return;
-    const response = await this.once(() => this.request(method, route, body));
-    if (response.statusCode !== 200) throw fromAnswer(response.statusCode, parsed(await whole(response)));
-    onOpen?.();
-    const stop = () => response.destroy();
-    signal?.addEventListener('abort', stop);
-    this.streams.add(response);
+    const ended = new AbortController();
+    const end = () => ended.abort();
+    signal?.addEventListener('abort', end);
+    this.streams.add(end);
     try {
-      let rest = '';
-      response.setEncoding('utf8');
-      for await (const chunk of response) {
-        const lines = (rest + chunk).split('\n');
-        rest = lines.pop();
-        for (const line of lines) if (line) yield JSON.parse(line);
+      const response = await this.once(() => this.request(method, route, body, ended.signal));
+      if (response.statusCode !== 200) throw fromAnswer(response.statusCode, parsed(await whole(response)));
+      onOpen?.();
+      for await (const line of linesOf(response)) {
+        if (ended.signal.aborted) return;
+        yield JSON.parse(line);
       }
-      if (rest) yield JSON.parse(rest);
     } catch (error) {
       // It was told to end, or the daemon has ended: then nothing more comes.
-      if (!['ERR_STREAM_PREMATURE_CLOSE', 'ECONNRESET', 'ABORT_ERR'].includes(error.code)) throw error;
+      if (!ended.signal.aborted && !['ERR_STREAM_PREMATURE_CLOSE', 'ECONNRESET'].includes(error.code)) throw error;
     } finally {
-      signal?.removeEventListener('abort', stop);
-      this.streams.delete(response);
-      response.destroy();
+      signal?.removeEventListener('abort', end);
+      this.streams.delete(end);
+      end();
     }
   }
 
@@ -103,7 +103,7 @@ class Connection {
   }
 
   /** On a connection of its own, which costs little here: one that was kept may be that of a daemon that has gone. */
-  request(method, route, body) {
+  request(method, route, body, signal) {
     return new Promise((resolve, reject) => {
       if (!checkHome(this.home)) {
         reject(new RpmError(`no daemon runs in ${this.home}`, { code: 'NO_DAEMON' }));
@@ -112,7 +112,7 @@ class Connection {
       const text = body === undefined ? undefined : JSON.stringify(body);
       const headers = text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
       const socketPath = path.join(this.home, 'rpm.sock');
-      const request = http.request({ socketPath, method, path: route, headers: { host: 'rpm', ...headers }, agent: false });
+      const request = http.request({ socketPath, method, path: route, headers: { host: 'rpm', ...headers }, agent: false, signal });
       request.on('response', resolve);
       request.on('error', (error) => {
         const gone = ['ENOENT', 'ECONNREFUSED'].includes(error.code);
@@ -147,7 +147,7 @@ class Connection {
 
   /** Ends what goes on. */
   close() {
-    for (const stream of this.streams) stream.destroy();
+    for (const end of this.streams) end();
   }
 }
 
@@ -157,6 +157,17 @@ function parsed(text) {
   } catch {
     return undefined;
   }
+}
+
+async function* linesOf(response) {
+  response.setEncoding('utf8');
+  let rest = '';
+  for await (const chunk of response) {
+    const lines = (rest + chunk).split('\n');
+    rest = lines.pop();
+    yield* lines.filter(Boolean);
+  }
+  if (rest) yield rest;
 }
 
 async function whole(response) {
