@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use crate::deadlines::Deadlines;
-use crate::protocol::{Affinity, Output};
+use crate::protocol::{Affinity, Notice, Output};
 pub use crate::steering::flow::{Flow, Rescued};
 use crate::steering::slot::Rank;
 pub use crate::steering::slot::{Role, Slot, Tenant};
@@ -345,7 +345,11 @@ impl Steering {
         for slot in mem::take(&mut self.abandoned) {
             out.extend(self.rescue_abandoned(slot));
         }
-        out.extend(self.staged.drain(..));
+        for output in mem::take(&mut self.staged) {
+            let undone =
+                matches!(output, Output::Notice(Notice::Recovered { slot }) if !self.is_steered_to(slot));
+            out.extend((!undone).then_some(output));
+        }
         for group in dirty {
             if self
                 .groups
@@ -355,6 +359,12 @@ impl Steering {
                 self.groups.remove(&group);
             }
         }
+    }
+
+    /// False for a slot that came back by one deadline and left again by another that was met in the same step.
+    fn is_steered_to(&self, id: SlotId) -> bool {
+        let group = self.slots.get(&id).map(|slot| slot.group);
+        group.is_some_and(|group| self.eligible(group).contains(&id))
     }
 
     /// True if something is left that [`Steering::settle`] should have put out.

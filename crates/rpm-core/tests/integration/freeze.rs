@@ -1,7 +1,7 @@
 //! The freeze rule: what queue lengths lead to, and when a slot comes back.
 
 use crate::common::rollout::{prove, reload};
-use crate::common::{APP, GROUP, Rig, ms, probe, recovered, rescue, slots, spawn, stalled, steer};
+use crate::common::{APP, GROUP, Rig, draining, ms, probe, recovered, rescue, slots, spawn, stalled, steer};
 use rpm_core::protocol::{Affinity, AppConfig, Command, Input, Output};
 use rpm_core::{SlotId, WorkerId};
 
@@ -232,6 +232,24 @@ fn a_worker_that_ends_while_out_leaves_its_slot_to_its_successor() {
     assert_eq!(outputs.last(), Some(&spawn(3, 1, 0, 0)));
     rig.spawned(3);
     assert_eq!(rig.take_slot(0, 3)[0], steer(&[0, 1]));
+}
+
+#[test]
+fn a_trial_that_is_due_together_with_the_end_of_its_worker_is_not_a_recovery() {
+    // The scaling that follows a restart ends the worker that is to be tried.
+    let mut rig = Rig::serving(3);
+    rig.command(Command::RestartAndScale { app: APP, count: 2 });
+    for (slot, last, worker) in [(0, 1, 4), (1, 2, 5)] {
+        rig.exited(last);
+        prove(&mut rig, slot, worker);
+    }
+    rig.exited(3);
+    rig.spawned(6);
+    let moved = rescue(0, Some(4), &[1]);
+    assert!((0..12).any(|_| rig.tick(&[(0, 1), (1, 0)]).contains(&moved)));
+    let outputs = rig.pass_asleep(ms(60_000));
+    assert!(outputs.contains(&draining(4)), "{outputs:?}");
+    assert!(!outputs.contains(&recovered(0)), "{outputs:?}");
 }
 
 #[test]

@@ -293,6 +293,13 @@ impl Rig {
         outputs
     }
 
+    /// Lets time pass at once, as for a daemon that was suspended: all deadlines of it are met together, late.
+    pub(crate) fn pass_asleep(&mut self, span: Duration) -> Vec<Output> {
+        self.now = self.now + span;
+        self.core.handle_timeout(self.now);
+        self.drain()
+    }
+
     pub(crate) fn view(&self, instance: u32) -> InstanceView {
         self.core
             .instance(InstanceId(instance))
