@@ -31,8 +31,8 @@ pub(crate) const USUAL: [&str; 9] = [
     "ecosystem.toml",
     "pm2.config.js",
 ];
-/// Time to evaluate a file.
-const EVALUATED_WITHIN: Duration = Duration::from_secs(10);
+/// Time to evaluate a file: Node alone takes seconds to start on a machine that is starting up.
+const EVALUATED_WITHIN: Duration = Duration::from_secs(20);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 

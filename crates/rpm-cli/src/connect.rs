@@ -44,10 +44,10 @@ const END_LOST: &str = "RPM_END_LOST";
 
 /// For another client to finish starting the daemon, and for the daemon to accept. A start takes
 /// milliseconds; a machine that swaps gets some patience.
-const START_DEADLINE: Duration = Duration::from_secs(10);
+const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Time for a running daemon to accept another connection.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Pause between two attempts to get something that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);

@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Time for responses from the daemon's memory.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for responses from the daemon's memory. They take milliseconds; a machine that is starting up, or swaps, gets some patience.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Maximum length of a response or of a line of a stream, in bytes; a process with its environment takes some kilobytes.
 const MAX_ANSWER: usize = 64 << 20;

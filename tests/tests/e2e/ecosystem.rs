@@ -314,9 +314,9 @@ fn faults_are_all_told_and_nothing_is_started() {
     let began = Instant::now();
     assert_says(
         &place.run(&rpm, ["validate", "ever.config.js"]),
-        &["did not finish within 10 s"],
+        &["did not finish within 20 s"],
     );
-    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::http::{RequestError, Session};
 use crate::output::Output;
 
 /// Time for a new binary to take over.
-const UPDATE_DEADLINE: Duration = Duration::from_secs(15);
+const UPDATE_DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two checks whether it has.
 const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 
