@@ -120,6 +120,8 @@ impl Site {
         let load = Load {
             // Enough that they are not all connected to one copy at the same moment.
             clients: 4 * CLIENTS,
+            // What it had accepted waits until all those answers have come.
+            timeout: Duration::from_secs(100),
             ..Load::local(self.port.number())
         };
         let answers = workers(&self.port, COPIES);
@@ -131,7 +133,9 @@ impl Site {
         let traffic = Traffic::start(&load);
         traffic.wait_ok(SOME);
         freeze(victim);
-        traffic.wait_ok(10 * SOME);
+        for _ in 0..10 {
+            traffic.wait_ok(SOME);
+        }
         thaw(victim);
         let report = traffic.finish();
         assert!(report.check_clean().is_ok(), "{report}\n{}", self.rpm.log());
