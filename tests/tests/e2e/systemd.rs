@@ -228,8 +228,17 @@ fn loses_nothing(system: &System, of: Systemd, port: &Port, deb: &str) {
     unchanged("a restart of the service");
     clients.wait_ok(SOME);
     system.ok(&["kill", "-KILL", &second]);
-    let next = |pid: &String| !["0", second.as_str()].contains(&pid.as_str());
-    let daemon = || system.daemon(of);
+    let next = |(pid, state): &(String, String)| {
+        !["0", second.as_str()].contains(&pid.as_str()) && state.trim() == "active"
+    };
+    // It has a pid before it is up, and a command of ours must not start another one.
+    let daemon = || {
+        let pid = system.daemon(of);
+        (
+            pid,
+            system.systemctl(of, &["show", "--property=ActiveState", "--value"]),
+        )
+    };
     wait_until("systemd starts the next one", BOUND, daemon, next);
     unchanged("a crash");
     clients.wait_ok(SOME);

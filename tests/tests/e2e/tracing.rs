@@ -268,11 +268,29 @@ fn metrics(receiver: &Receiver, service: &str, instance: &str) -> BTreeMap<Strin
     found
 }
 
+/// The proxy has counted a good answer: metrics that came before the first request have none.
+fn has_counted(web: &BTreeMap<String, Value>) -> bool {
+    let answers = web.get("rpm_proxy_answers_total");
+    let points = answers.map_or(&[][..], |answers| list(&answers["sum"]["dataPoints"]));
+    let mut of_status = points
+        .iter()
+        .filter(|it| attribute(&it["attributes"], "status") == "2xx");
+    of_status.any(|it| it["asDouble"].as_f64() >= Some(1.0))
+}
+
+/// What an instance uses is known: it is sampled now and then.
+fn has_memory(receiver: &Receiver, instance: &str) -> bool {
+    let own = metrics(receiver, "web", instance);
+    own.get("rpm_worker_memory_bytes")
+        .is_some_and(|memory| memory["gauge"]["dataPoints"][0]["asDouble"].as_f64() > Some(1e6))
+}
+
 /// What the page has is there, each with its type.
 fn check_metrics(receiver: &Receiver) {
-    let web = wait_for("the proxy's figures", BOUND, || {
+    let web = wait_for("the figures of proxy and workers", BOUND, || {
         let web = metrics(receiver, "web", "");
-        web.contains_key("rpm_proxy_answers_total").then_some(web)
+        let known = has_counted(&web) && ["/0", "/1"].iter().all(|instance| has_memory(receiver, instance));
+        known.then_some(web)
     });
     let answers = &web["rpm_proxy_answers_total"]["sum"];
     assert_eq!(
