@@ -13,7 +13,7 @@ fn asked(port: &Port, path: &str, more: &[&str]) -> (u16, String, String) {
     let format = "\n%{http_code} %{content_type}";
     let url = format!("http://127.0.0.1:{port}{path}");
     let ran = Command::new("curl")
-        .args(["-sS", "--max-time", "10", "--path-as-is", "-w", format])
+        .args(["-sS", "--max-time", "60", "--path-as-is", "-w", format])
         .args(more)
         .arg(url)
         .output()
