@@ -118,6 +118,16 @@ fn old_core(mut core: Value) -> Value {
     old
 }
 
+/// The workers are stored as ready, and no reload is under way.
+fn is_settled(state: &Value) -> bool {
+    let all = |name: &str| {
+        let of = state["core"][name].as_object();
+        of.into_iter().flat_map(Map::values)
+    };
+    all("apps").all(|app| app["reload"].is_null())
+        && all("workers").all(|worker| worker["state"]["Ready"]["post"] == "Own")
+}
+
 /// What is stored becomes what the version before would have written.
 fn as_the_version_before_wrote_it(rpm: &Rpm) {
     let path = rpm.home().join("state.json");
@@ -163,6 +173,15 @@ fn a_new_version_takes_over_after_the_one_before_has_crashed() {
     let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(SOME);
     let before = rpm.list();
+    let stored = || {
+        // It may be replaced at this moment.
+        let text = fs::read_to_string(rpm.home().join("state.json")).unwrap_or_default();
+        let (content, _) = text.rsplit_once("\n#")?;
+        serde_json::from_str::<Value>(content).ok()
+    };
+    wait_until("what is so is stored", BOUND, stored, |state| {
+        state.as_ref().is_some_and(is_settled)
+    });
     kill_daemon(&rpm);
     as_the_version_before_wrote_it(&rpm);
     clients.wait_ok(SOME);
