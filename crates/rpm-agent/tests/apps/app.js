@@ -53,8 +53,24 @@ const late = {
   'after listen': () => server.on('upgrade', upgrade),
   'before all others': () => server.prependListener('upgrade', upgrade),
 };
+/** For longer than a client that has connected has for its request, and until there is a line of input. */
+function block() {
+  console.log('blocked');
+  const until = performance.now() + 1500;
+  require('node:fs').readSync(0, Buffer.alloc(1));
+  while (performance.now() < until);
+}
+
 upgrades[process.env.UPGRADES]?.();
 server.listen(0, '127.0.0.1', () => {
+  if (process.env.BLOCKS) {
+    // As soon as its listener is closed.
+    const { close } = server._handle;
+    server._handle.close = function closeAndBlock(...args) {
+      setImmediate(block);
+      return close.apply(this, args);
+    };
+  }
   late[process.env.UPGRADES]?.();
   console.log(server.address().port);
 });

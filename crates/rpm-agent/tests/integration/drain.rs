@@ -11,7 +11,7 @@ use rpm_testkit::{Kind, Load, Traffic, wait_until};
 /// An application with its agent.
 struct Served {
     _daemon: Daemon,
-    _app: App,
+    app: App,
     agent: Agent,
     port: u16,
 }
@@ -23,7 +23,7 @@ fn serve(node: u32, environment: &[(&str, &str)]) -> Served {
     let port = app.port();
     Served {
         _daemon: daemon,
-        _app: app,
+        app,
         agent,
         port,
     }
@@ -212,5 +212,20 @@ fn clients_that_are_kept_have_their_next_answer_after_others_are_refused() {
         assert!(first.get("/").says_close(), "node {node}");
         served.agent.say(ToAgent::Refuse { keeps: false });
         assert!(second.rest().is_empty(), "node {node}: it is not kept any more");
+    }
+}
+
+#[test]
+fn what_arrives_while_the_program_is_busy_is_answered_though_others_are_refused() {
+    for node in NODES {
+        let mut served = serve(node, &[("BLOCKS", "1")]);
+        let mut fresh = Client::connect(served.port);
+        served.agent.drain();
+        served.agent.wait_open(|open| open.connections == 1);
+        served.agent.say(ToAgent::Refuse { keeps: false });
+        assert_eq!(served.app.line(), "blocked", "node {node}");
+        fresh.ask("/");
+        served.app.tell();
+        assert_eq!(fresh.answer().body, "ok", "node {node}");
     }
 }
