@@ -18,7 +18,7 @@ use crate::{node, repository, wait_until};
 /// User and group of an unprivileged daemon.
 const NOBODY: u32 = 65_534;
 /// Long enough for anything, on a loaded machine.
-const BOUND: Duration = Duration::from_secs(15);
+const BOUND: Duration = Duration::from_secs(30);
 
 /// A home directory, and the `rpm` command that uses it. Its daemon is stopped when this is dropped.
 #[derive(Debug)]

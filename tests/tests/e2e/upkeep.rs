@@ -9,7 +9,7 @@ use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, wait_for, wait_until};
 
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(40);
 
 fn chores(mode: &str) -> App {
     App::new("chores.js").args(["--name", "chores"]).env("MODE", mode)
