@@ -11,6 +11,7 @@ use rpm_e2e::complaint::assert_says;
 use rpm_e2e::outside::{freeze, kill, thaw};
 use rpm_e2e::place::Place;
 use rpm_e2e::raw::Connection;
+use rpm_e2e::steering::{talkative, undisturbed};
 use rpm_testkit::{Outcome, Port, Process, Rpm, Status, node, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -43,7 +44,7 @@ fn there_is_room_also_where_no_call_is_intercepted() {
 
 #[test]
 fn requests_of_one_connection_take_turns() {
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     web("3", &port).start(&rpm);
     let app = rpm.describe("web");
     assert_eq!(
@@ -55,13 +56,16 @@ fn requests_of_one_connection_take_turns() {
         format!("tcp 127.0.0.1:{}", port.number())
     );
     has_room_for_all(&rpm);
-    let mut connection = Connection::open(&port);
-    let mut served: BTreeMap<String, u32> = BTreeMap::new();
-    for _ in 0..30 {
-        let answer = connection.get("/");
-        assert_eq!(answer.status, 200);
-        *served.entry(answer.body).or_insert(0) += 1;
-    }
+    let served = undisturbed(&rpm, || {
+        let mut connection = Connection::open(&port);
+        let mut served: BTreeMap<String, u32> = BTreeMap::new();
+        for _ in 0..30 {
+            let answer = connection.get("/");
+            assert_eq!(answer.status, 200);
+            *served.entry(answer.body).or_insert(0) += 1;
+        }
+        served
+    });
     assert_eq!(
         served.values().copied().collect::<Vec<_>>(),
         [10; 3],
@@ -134,7 +138,7 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
         "--balance",
         "proxy",
         "--response-timeout",
-        "300ms",
+        "1s",
     ];
     let mut start = rpm.command(words);
     start
@@ -146,18 +150,20 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
         ("/end", 502, "connection closed before the response"),
         ("/never", 504, "upstream response timed out"),
     ] {
-        // The daemon logs the failures of a worker at most once per second.
+        // The daemon logs the failures of a worker at most once per second. A worker that gets no CPU has not answered in time, whatever it
+        // would have said.
         let told = || {
             let mut connection = Connection::open(&port);
             connection.send(&format!(
                 "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
             ));
-            assert_eq!(connection.answer().status, status, "{path}");
-            rpm.log()
+            let answered = connection.answer().status;
+            assert!([status, 504].contains(&answered), "{path}: {answered}");
+            (answered, rpm.log())
         };
-        wait_until("the log says why", BOUND, told, |log| {
+        wait_until("the log says why", BOUND, told, |(answered, log)| {
             let mut lines = log.lines();
-            lines.any(|line| line.contains(why) && line.contains("instance=0"))
+            *answered == status && lines.any(|line| line.contains(why) && line.contains("instance=0"))
         });
     }
 }
@@ -395,25 +401,28 @@ fn a_websocket_goes_through_and_ends_with_its_worker() {
 
 #[test]
 fn clients_may_speak_http_2() {
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     web("2", &port).start(&rpm);
     let url = format!("http://127.0.0.1:{}/", port.number());
-    let mut served = BTreeMap::new();
-    for _ in 0..4 {
-        let done = Command::new("curl")
-            .args([
-                "--silent",
-                "--http2-prior-knowledge",
-                "--write-out",
-                " %{http_version} %{http_code}",
-                &url,
-            ])
-            .output()
-            .expect("curl runs");
-        let text = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(text.ends_with(" 2 200"), "{text}");
-        *served.entry(text).or_insert(0) += 1;
-    }
+    let served = undisturbed(&rpm, || {
+        let mut served = BTreeMap::new();
+        for _ in 0..4 {
+            let done = Command::new("curl")
+                .args([
+                    "--silent",
+                    "--http2-prior-knowledge",
+                    "--write-out",
+                    " %{http_version} %{http_code}",
+                    &url,
+                ])
+                .output()
+                .expect("curl runs");
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(text.ends_with(" 2 200"), "{text}");
+            *served.entry(text).or_insert(0) += 1;
+        }
+        served
+    });
     assert_eq!(
         served.into_values().collect::<Vec<_>>(),
         [2, 2],
@@ -462,7 +471,7 @@ fn a_client_that_nobody_here_wrote_is_served_over_http_2() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("2", &port).start(&rpm);
     let done = Command::new("h2load")
-        .args(["-n", "2000", "-c", "10", "-m", "10", "-T", "20"])
+        .args(["-n", "2000", "-c", "10", "-m", "10", "-T", "100"])
         .arg(format!("http://127.0.0.1:{}/", port.number()))
         .output()
         .expect("h2load runs");
