@@ -2,6 +2,7 @@
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::BOUND;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_e2e::raw::Connection;
 use rpm_testkit::{Port, Rpm, get, wait_until};
@@ -22,6 +23,8 @@ pub(crate) fn turn_on(rpm: &Rpm, port: &Port) {
     assert_eq!(on.code, Some(0), "{on:#?}\n{}", rpm.log());
     let url = format!("http://127.0.0.1:{port}/metrics");
     assert!(on.stderr.contains(&url), "{on:#?}");
+    // A process in fork mode counts as ready after one second, and may need longer to reach its port.
+    wait_until("it listens", BOUND, || port.listeners(), |count| *count > 0);
 }
 
 pub(crate) fn page(port: &Port) -> String {
@@ -60,10 +63,11 @@ fn it_is_supervised_and_not_listed() {
         .start(&rpm);
     let ids: Vec<u32> = rpm.list().iter().map(|process| process.id).collect();
     assert_eq!(ids, [0, 1, 2], "as without it");
-    let page = page(&port);
-    assert!(
-        page.contains(r#"rpm_workers{app="hello",state="online"} 2"#),
-        "{page}"
+    let page = wait_until(
+        "both are counted",
+        BOUND,
+        || page(&port),
+        |page| page.contains(r#"rpm_workers{app="hello",state="online"} 2"#),
     );
     assert!(!page.contains("rpm-observe"), "{page}");
     for command in [
@@ -125,7 +129,7 @@ fn it_comes_back_after_a_death_an_update_and_at_boot() {
     let saved = rpm.run(["save"]);
     assert!(saved.stderr.contains("1 app saved"), "{saved:#?}");
     let before = pid(&rpm);
-    end(u64::from(rpm.daemon_pid().expect("it runs")));
+    kill_daemon(&rpm);
     assert_eq!(rpm.list().len(), 1, "the next daemon has the app");
     assert_eq!(pid(&rpm), before, "and this, which served on");
     wait_up(&port);
@@ -219,6 +223,7 @@ fn what_cannot_be_is_said() {
     );
     assert_eq!(rpm.ok(["observe", "status"]), "off\n", "nothing was begun");
     App::new("hello.js").port(&port).start(&rpm);
+    wait_until("it listens", BOUND, || port.listeners(), |count| *count > 0);
     let taken = rpm.run(["observe", "on", "--listen", &port.number().to_string()]);
     assert_eq!(taken.code, Some(1), "{taken:#?}");
     assert!(
