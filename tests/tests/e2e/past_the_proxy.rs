@@ -78,10 +78,12 @@ impl Secret {
         self.app(&self.script)
     }
 
+    /// Clients in clear text are left waiting where nothing is served.
     fn curl(&self, scheme: &str) -> Ran {
+        let within = if scheme == "https" { "15" } else { "3" };
         let to = format!("a.test:{}", self.port);
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--fail", "--max-time", "3", "--cacert"])
+        curl.args(["--silent", "--fail", "--max-time", within, "--cacert"])
             .arg(&self.files[0])
             .args([
                 "--resolve",
@@ -329,7 +331,9 @@ fn only_the_proxy_reaches_a_worker_of(rpm: &Rpm) {
                 .join()
                 .expect("it does not panic")
                 .expect_err("it is closed");
-            assert_eq!(error.kind(), ErrorKind::TimedOut, "{slot}");
+            // That of a worker that has left may have been closed meanwhile.
+            let closed = error.kind() == ErrorKind::ConnectionRefused && !private_slots(&port).contains(slot);
+            assert!(error.kind() == ErrorKind::TimedOut || closed, "{slot}: {error}");
         }
         let answer = rpm_testkit::get(port.number(), "/").expect("the proxy answers");
         assert_eq!(answer.status, 200, "{}", rpm.log());
