@@ -17,8 +17,9 @@ fn app(name: &str, port: &Port) -> App {
         .args(["--name", name, "--max-restarts", "1"])
 }
 
-/// Checks that all connections go to this app.
+/// Checks that all connections go to this app, from the first one that is accepted on.
 fn has_all(port: &Port, name: &str) {
+    wait_until("it listens", BOUND, || port.listeners(), |count| *count > 0);
     for _ in 0..ASKED {
         assert_eq!(get(port.number(), "/").expect("an answer").body, name);
     }
@@ -37,6 +38,8 @@ fn the_second_app_is_refused_whatever_its_socket_says() {
     for first in [&["-i", "2"][..], &[], &["-i", "2", "--balance", "proxy"]] {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         app("first", &port).args(first).start(&rpm);
+        // In fork mode it counts as ready after one second, too.
+        has_all(&port, "first");
         for (name, args, reuse, host) in ways {
             let mut second = app(name, &port).env("HOST", host).args(args);
             if reuse {

@@ -47,6 +47,9 @@ fn every_worker_serves_every_port() {
         .port(&first)
         .env("PORT2", &second)
         .start(&rpm);
+    // Each is ready once it listens on one.
+    let opened = || refused(&second);
+    wait_until("the second port is open", BOUND, opened, |refused| !refused);
     assert_eq!(workers(&first, 2), workers(&second, 2));
     let addresses: BTreeSet<String> = listeners(&rpm, "two-ports")
         .into_iter()
@@ -373,7 +376,10 @@ fn an_exclusive_listener_is_the_workers_own_if_it_is_left_alone() {
         *said == expected
     });
     assert_eq!(workers(&port, 1).len(), 1);
-    let listener = rpm.describe("exclusive").listeners.remove(0);
+    // A socket that the daemon did not see being made is found later.
+    let listeners = || rpm.describe("exclusive").listeners;
+    let mut listeners = wait_until("it is found", BOUND, listeners, |found| !found.is_empty());
+    let listener = listeners.remove(0);
     assert_eq!(
         (listener.address, listener.steering.as_str()),
         (format!("tcp 127.0.0.1:{port}"), "own")
