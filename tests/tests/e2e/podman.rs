@@ -195,7 +195,7 @@ fn an_image_of_the_documented_dockerfile() {
     let healthy = || podman.run(&["healthcheck", "run", "app"]);
     wait_until("it is healthy", BOUND, healthy, |ran| ran.status.success());
     reloads(&podman, "app", &port, "server");
-    podman.ok(&["stop", "--time=15", "app"]);
+    podman.ok(&["stop", "--time=60", "app"]);
     assert_eq!(podman.ended("app"), "0");
     let logs = podman.ok(&["logs", "app"]);
     assert_eq!(
