@@ -28,13 +28,15 @@ fn all_gone(list: &[Process]) -> bool {
     list.iter().all(|process| process.others.is_empty())
 }
 
-/// A reload whose new workers are starting, and the command that waits for it.
+/// A reload whose new workers are starting, or have started if nobody looked in time, and the command that waits for it.
 fn begun(site: &Site) -> Child {
+    let before = generation(&site.rpm);
     let mut command = site.rpm.command(["reload", "site"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let starting = |list: &Vec<Process>| {
         let mut others = list.iter().flat_map(|process| &process.others);
-        others.any(|other| other.phase == Phase::Launching)
+        let starts = others.any(|other| other.phase == Phase::Launching);
+        starts || list.iter().any(|process| process.generation > before)
     };
     wait_until("the new workers start", BOUND, || site.rpm.list(), starting);
     child.expect("rpm runs")
