@@ -91,8 +91,11 @@ fn every_app_that_fails_is_named_and_all_are_shown() {
     place.write("crash.js", "process.exit(1);");
     place.write("done.js", "");
     place.ok(&rpm, ["start", "app.js", "-i", "1"]);
+    // A Node that takes seconds to come to its end counts neither as one that runs nor as one that ran for long.
+    let times = ["--listen-timeout", "30s", "--min-uptime", "1m"];
     for script in ["crash.js", "done.js"] {
-        let ran = place.run(&rpm, ["start", script, "--max-restarts", "0"]);
+        let start = ["start", script, "--max-restarts", "0"];
+        let ran = place.run(&rpm, start.into_iter().chain(times));
         assert_eq!(ran.code, Some(1), "{ran:?}");
         let once = "then `";
         assert_eq!(ran.stderr.contains(once), script == "done.js", "{ran:?}");
