@@ -139,10 +139,18 @@ impl Follower {
     /// The file that was read, if it has got a number since, and the inode of the one after it. `newest`: the inode of the one without a
     /// number.
     fn rotated(&self, newest: u64) -> Option<(File, u64)> {
-        let mut next = newest;
+        let (mut next, mut missing) = (newest, 0);
         // From low numbers to high ones: a rotation meanwhile only repeats a file.
         for number in 1..=ASIDE_LIMIT {
-            let Opened { file, inode, .. } = opened(&rotation::numbered(&self.path, number)).ok()?;
+            let Ok(Opened { file, inode, .. }) = opened(&rotation::numbered(&self.path, number)) else {
+                // Between two renames of a rotation one number has no file.
+                missing += 1;
+                if missing > 1 {
+                    return None;
+                }
+                continue;
+            };
+            missing = 0;
             if Some(inode) == self.inode {
                 return Some((file, next));
             }
@@ -367,6 +375,21 @@ mod tests {
             clock.note(&place.log(), &crate::os::behalf::Behalf::default(), 0, 5000);
         });
         assert_eq!(lines, [(None, "b".to_owned())]);
+    }
+
+    #[test]
+    fn a_rotation_in_progress_hides_no_file() {
+        let place = Rotated::new("in-progress");
+        place.write("a\n");
+        let (_, mut follower) = Follower::start(&place.log(), 1);
+        place.rotate("b\n");
+        // The first half of another rotation.
+        let number = |number| rotation::numbered(&place.log(), number);
+        std::fs::rename(number(1), number(2)).unwrap();
+        assert_eq!(Rotated::rest(&mut follower), ["b"]);
+        std::fs::rename(place.log(), number(1)).unwrap();
+        place.write("c\n");
+        assert_eq!(Rotated::rest(&mut follower), ["c"]);
     }
 
     #[test]
