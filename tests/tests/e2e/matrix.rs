@@ -10,15 +10,18 @@ use rpm_e2e::app::App;
 use rpm_e2e::clients::one_of;
 use rpm_e2e::outside::{freeze, kill};
 use rpm_e2e::place::Place;
+use rpm_e2e::raw::{Answer, Connection};
 use rpm_testkit::{
-    Answer, Kind, Load, Outcome, Port, Process, Report, Rpm, Status, Traffic, bun, fixture, get, node,
-    wait_for, wait_until,
+    Kind, Load, Outcome, Port, Process, Report, Rpm, Status, Traffic, bun, fixture, get, node, wait_for,
+    wait_until,
 };
 
 /// Long enough for anything, on a loaded machine.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(30);
 /// A worker with clients drains for 30 s, and one that does not end is killed 1.6 s later. Nothing here may wait for that.
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(25);
+/// No client may wait for it either.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Clients of each kind: with a new connection per request, and with a kept one.
 const CLIENTS: usize = 4;
 /// Responses between two events.
@@ -131,6 +134,7 @@ impl Running {
         };
         let load = |kind: &Kind| Load {
             kind: *kind,
+            timeout: PATIENCE,
             ..one_of(kinds.len(), &port, CLIENTS)
         };
         let traffic = kinds.iter().map(|kind| Traffic::start(&load(kind))).collect();
@@ -152,9 +156,20 @@ impl Running {
 
     /// Starts a request that is in flight when this returns.
     fn slow_request(&self) -> Request {
-        let request = request(&self.port, &format!("/?ms={SLOW_MS}"));
-        // It is in flight once later requests are answered.
-        self.answers(SOME);
+        let request = request(&self.port, &format!("/?ms={SLOW_MS}&say=begun"));
+        let logs: Vec<_> = self
+            .rpm
+            .list()
+            .into_iter()
+            .map(|process| process.out_log)
+            .collect();
+        let said = || {
+            let texts = logs
+                .iter()
+                .map(|log| std::fs::read_to_string(log).unwrap_or_default());
+            texts.collect::<String>()
+        };
+        wait_until("it is in flight", BOUND, said, |said| said.contains("begun"));
         request
     }
 
@@ -168,26 +183,23 @@ impl Running {
     }
 }
 
-type Request = JoinHandle<std::io::Result<Answer>>;
+type Request = JoinHandle<Answer>;
 
-/// Starts `GET path` on a new connection.
+/// Sends `GET path` on a new connection. Another thread waits for the response.
 fn request(port: &Port, path: &str) -> Request {
-    let (port, path) = (port.number(), path.to_owned());
-    std::thread::spawn(move || get(port, &path))
+    let mut connection = Connection::open(port);
+    connection.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    std::thread::spawn(move || connection.answer())
 }
 
 impl Running {
     /// Checks that the request gets its response.
     fn expect_answer(&self, request: Request) {
-        let answer = request.join().expect("the client runs to its end");
-        let status = answer.as_ref().map(|answer| answer.status).ok();
-        assert_eq!(
-            status,
-            Some(200),
-            "{:?}: {answer:?}\n{}",
-            self.cell,
-            self.rpm.log()
-        );
+        // The client has printed why it has no response.
+        let status = request.join().map(|answer| answer.status).ok();
+        assert_eq!(status, Some(200), "{:?}\n{}", self.cell, self.rpm.log());
     }
 }
 
@@ -319,14 +331,18 @@ fn is_busy_when_it_drains(mut running: Running) {
     } else {
         "wait"
     };
+    let path = format!("/?{how}={BUSY_MS}");
     // One per worker, as they take turns.
-    for _ in 0..workers {
-        under_way.push(request(&running.port, &format!("/?{how}={BUSY_MS}")));
-    }
+    let busy = || -> Vec<Request> { (0..workers).map(|_| request(&running.port, &path)).collect() };
+    let sent = RefCell::new(busy());
     // Later clients of a busy worker wait; earlier ones are answered.
     let newcomers = RefCell::new(Vec::new());
     let look = || {
-        let mut newcomers = newcomers.borrow_mut();
+        let (mut sent, mut newcomers) = (sent.borrow_mut(), newcomers.borrow_mut());
+        // All may be over before this process has looked.
+        if sent.iter().all(Request::is_finished) {
+            sent.extend(busy());
+        }
         if newcomers.last().is_none_or(Request::is_finished) {
             newcomers.push(request(&running.port, "/"));
         }
@@ -334,6 +350,7 @@ fn is_busy_when_it_drains(mut running: Running) {
     };
     wait_until("a worker is busy", BOUND, look, |waiting| *waiting > 0);
     running.rpm.ok(["reload", "web"]);
+    under_way.extend(sent.into_inner());
     under_way.extend(newcomers.into_inner());
     for request in under_way {
         running.expect_answer(request);
