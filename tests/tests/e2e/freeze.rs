@@ -44,6 +44,8 @@ fn app(script: &str, port: &Port, instances: &str) -> App {
 fn load(port: &Port) -> Load {
     Load {
         clients: CLIENTS,
+        // What is slow is counted, and no stop of a worker lasts so long, even if this process gets no CPU for seconds.
+        timeout: Duration::from_secs(30),
         ..Load::local(port.number())
     }
 }
@@ -101,8 +103,10 @@ fn wait_answers_again(traffic: &Traffic, worker: &str) {
 }
 
 /// Freezes a worker under load and checks that only requests that it had accepted were slow. If an attempt fails, the CPU time of other
-/// programs decides: on a quiet machine the test has failed; on a busy one the attempt proves nothing and is repeated.
+/// programs decides: on a quiet machine the test has failed; on a busy one the attempt proves nothing and is repeated. On one that is always
+/// busy, no other request has waited until the worker went on.
 fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
+    let mut waited = Vec::new();
     for _ in 0..ATTEMPTS {
         let machine = Machine::watch(rpm.pids("web").into_iter().chain(rpm.daemon_pid()));
         let (report, accepted) = freeze();
@@ -118,8 +122,21 @@ fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
             "{slow} requests took more than {SLOW:?}, {accepted} had been accepted\n{report}\n{}",
             rpm.log()
         );
+        waited.push((report.latency.slower_than(STOPPED / 2), accepted));
     }
-    panic!("other programs kept the CPUs busy in each of {ATTEMPTS} attempts");
+    assert!(
+        waited.iter().any(|(slow, accepted)| slow <= accepted),
+        "requests that took more than {:?}, and how many had been accepted: {waited:?}\n{}",
+        STOPPED / 2,
+        rpm.log()
+    );
+}
+
+/// The number of connections that were moved out of any worker's queue so far.
+fn all_rescued(rpm: &Rpm) -> u64 {
+    let listeners = rpm.describe("web").listeners;
+    let slots = listeners.iter().flat_map(|listener| &listener.slots);
+    slots.map(|slot| slot.rescued).sum()
 }
 
 /// The number of connections that were moved out of this worker's queue so far.
@@ -275,11 +292,17 @@ fn all_stopped(test: &str, path: Path, instances: &str) {
         ..load(&port)
     };
     let traffic = Traffic::start(&few);
+    // If the clients begin slowly, one worker counts as frozen before the other has a connection, and what it had is moved to the other. With
+    // classic BPF that is no queue any more.
+    let handed = || match path {
+        Path::Classic => all_rescued(&rpm),
+        Path::Ebpf | Path::Capable => 0,
+    };
     wait_until(
-        "every connection is queued",
+        "every connection waits",
         BOUND,
-        || queued(&rpm),
-        |queued| *queued == CLIENTS as u32,
+        || (u64::from(queued(&rpm)), handed()),
+        |(queued, handed)| *queued == CLIENTS as u64 || queued + handed == CLIENTS as u64,
     );
     assert_eq!(traffic.so_far().outcomes.total(), 0, "nobody is there to answer");
     workers.into_iter().for_each(thaw);
@@ -424,7 +447,7 @@ fn a_daemon_without_traffic_sleeps() {
     wait_until("the daemon falls asleep", BOUND, quiet, |quiet| {
         *quiet > Duration::from_millis(250)
     });
-    let before = voluntary_switches(daemon);
+    let (before, begun) = (voluntary_switches(daemon), Instant::now());
     // tidy: sleep because what is measured is that nothing happens in this time
     thread::sleep(Duration::from_secs(3));
     // A thread that has ended in the meantime does not wake up.
@@ -432,5 +455,7 @@ fn a_daemon_without_traffic_sleeps() {
     let woken: u64 = now
         .map(|(thread, count)| count - before.get(&thread).copied().unwrap_or(0))
         .sum();
-    assert!(woken <= 6, "the idle daemon woke up {woken} times in 3 s");
+    // This process may have slept longer than that.
+    let (took, most) = (begun.elapsed(), 2 * begun.elapsed().as_secs());
+    assert!(woken <= most, "the idle daemon woke up {woken} times in {took:?}");
 }

@@ -35,6 +35,16 @@ fn has(rpm: &Rpm, expected: &[u64]) {
     wait_until("the counts", BOUND, || counts(rpm), |counted| counted == expected);
 }
 
+/// Opens this many connections after `first`, while no worker counts as frozen. Those of an attempt that was disturbed are closed again.
+fn opened(rpm: &Rpm, port: &Port, count: usize, first: impl Fn()) -> Vec<TcpStream> {
+    let before = counts(rpm);
+    undisturbed(rpm, || {
+        has(rpm, &before);
+        first();
+        open(port, count)
+    })
+}
+
 /// Opens this many connections.
 fn open(port: &Port, count: usize) -> Vec<TcpStream> {
     let open = |_| TcpStream::connect(("127.0.0.1", port.number())).expect("it is taken");
@@ -52,7 +62,7 @@ fn whoever_has_the_fewest_gets_the_next() {
     }
     let reason = &rpm.describe("web").listeners[0].reason;
     assert!(reason.contains("(least-connections)"), "{reason}");
-    let idle = undisturbed(&rpm, || open(&port, 30));
+    let idle = opened(&rpm, &port, 30, || ());
     has(&rpm, &[10, 10, 10]);
     // The dead worker's accepted connections are gone. Its replacement, with the same slot, gets all new ones until it has as many as the
     // others.
@@ -62,11 +72,10 @@ fn whoever_has_the_fewest_gets_the_next() {
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || rpm.process(1), replaced);
     has(&rpm, &[10, 0, 10]);
-    let more = undisturbed(&rpm, || open(&port, 10));
+    let more = opened(&rpm, &port, 10, || ());
     has(&rpm, &[10, 10, 10]);
     // The counts continue without a daemon, and the next one takes them over.
-    kill_daemon(&rpm);
-    let between = open(&port, 6);
+    let between = opened(&rpm, &port, 6, || kill_daemon(&rpm));
     has(&rpm, &[12, 12, 12]);
     drop(between);
     has(&rpm, &[10, 10, 10]);
@@ -74,7 +83,8 @@ fn whoever_has_the_fewest_gets_the_next() {
     drop((idle, more));
     has(&rpm, &[0, 0, 0]);
     rpm.ok(["reload", "web"]);
-    let _after = undisturbed(&rpm, || open(&port, 9));
+    has(&rpm, &[0, 0, 0]);
+    let _after = opened(&rpm, &port, 9, || ());
     has(&rpm, &[3, 3, 3]);
 }
 
@@ -109,6 +119,6 @@ fn file_capabilities_are_enough() {
     if !Path::Capable.is_used(&rpm, "web", test) {
         return;
     }
-    let _idle = undisturbed(&rpm, || open(&port, 9));
+    let _idle = opened(&rpm, &port, 9, || ());
     has(&rpm, &[3, 3, 3]);
 }
