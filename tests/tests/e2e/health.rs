@@ -12,7 +12,7 @@ const CLIENTS: usize = 4;
 /// Responses between two events.
 const SOME: u64 = 50;
 /// For a worker to start, listen and be checked, on a busy machine.
-const ENOUGH: &str = "5s";
+const ENOUGH: &str = "15s";
 
 /// A release that logs who sent which request, and answers its health check with this expression.
 fn release(name: &str, health: &str) -> String {
@@ -25,6 +25,8 @@ fn release(name: &str, health: &str) -> String {
 }
 
 fn lines_with(site: &Site, wanted: &str) -> usize {
+    // It returns when what was printed is in the files.
+    let _ = site.rpm.ok(["logs", "--nostream", "--lines", "0"]);
     let logs = site.rpm.list().into_iter().map(|process| process.out_log);
     let texts = logs.map(|path| std::fs::read_to_string(path).unwrap_or_default());
     texts
@@ -49,7 +51,7 @@ fn refuses_an_unhealthy_version(rpm: Rpm) {
     let error = site.rpm.fails(["reload", "site"]);
     assert!(
         error.contains(
-            "was not ready within 5000 ms: its last answer to the health check /health was: status 500"
+            "was not ready within 15000 ms: its last answer to the health check /health was: status 500"
         ),
         "{error}"
     );
@@ -84,6 +86,9 @@ fn one_that_becomes_healthy_takes_over_then() {
         "204",
         "--health-interval",
         "20ms",
+        // A check that is given up is asked again, and counts.
+        "--health-timeout",
+        "15s",
     ];
     let threshold = ["--health-threshold", "3"];
     let site = Site::start(
@@ -104,23 +109,27 @@ fn one_that_becomes_healthy_takes_over_then() {
 
 #[test]
 fn a_version_that_hangs_and_one_that_speaks_no_http() {
-    let options = [
-        "--health-check",
-        "/health",
-        "--health-timeout",
-        "200ms",
-        "--health-interval",
-        "10ms",
-        "--reload-timeout",
-        ENOUGH,
-    ];
-    let site = Site::start(Rpm::new(), &release("one", "200"), &options);
-    let before = site.rpm.pids("site");
     // A connection that it cuts when it is terminated is not a response.
     let hangs = "const server = require('http').createServer(() => {}).listen(process.env.PORT);
         process.on('SIGINT', () => { server.closeAllConnections(); setTimeout(() => process.exit(), 300) })";
     let talks = "require('net').createServer((socket) => socket.end('220 mail')).listen(process.env.PORT)";
-    for (body, says) in [(hangs, "no answer within 200 ms"), (talks, "no HTTP response")] {
+    // An answer that is not HTTP has to come before it is given up.
+    for (body, timeout, says) in [
+        (hangs, "200ms", "no answer within 200 ms"),
+        (talks, "5s", "no HTTP response"),
+    ] {
+        let options = [
+            "--health-check",
+            "/health",
+            "--health-timeout",
+            timeout,
+            "--health-interval",
+            "10ms",
+            "--reload-timeout",
+            ENOUGH,
+        ];
+        let site = Site::start(Rpm::new(), &release("one", "200"), &options);
+        let before = site.rpm.pids("site");
         site.write(body);
         let error = site.rpm.fails(["reload", "site"]);
         assert!(error.contains(says), "{error}");
