@@ -11,7 +11,7 @@ use rpm_e2e::dice::Dice;
 use rpm_e2e::outside::{freeze, has_ended, kill, kill_both, kill_daemon};
 use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, get, wait_until};
 
 /// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
@@ -46,9 +46,14 @@ fn all_replaced(rpm: &Rpm, before: &[Option<u32>]) {
     wait_until("all are replaced", BOUND, || rpm.list(), new);
 }
 
+/// Waits until the app answers. A program in fork mode, or one that may have no port, counts as started after a second.
+fn wait_serves(port: &Port) {
+    let serves = || get(port.number(), "/").is_ok();
+    wait_until("it serves", BOUND, serves, |serves| *serves);
+}
+
 /// What a process holds besides its standard streams: the kernel's names, without numbers, of open files that it does not share with
 /// itself. A runtime holds both ends of the pipes and sockets by which it wakes itself.
-/// pipes and sockets by which a runtime wakes itself have both ends in it.
 fn foreign(pid: u32) -> BTreeMap<String, u32> {
     let mut held: BTreeMap<String, u32> = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs") {
@@ -112,10 +117,12 @@ fn a_worker_holds_what_is_its_own_and_nothing_else() {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         app.clone().args(["--name", "web"]).port(&port).start(&rpm);
         for pid in pids(&rpm).into_iter().flatten() {
-            let held = foreign(pid);
-            assert_eq!(held.get("socket").copied(), Some(sockets), "{app:?}: {held:?}");
-            assert_eq!(held.get("pipe"), None, "{app:?}: {held:?}");
-            assert_eq!(anonymous(pid), Vec::<String>::new(), "{app:?}");
+            // A program in fork mode may not listen yet, and a runtime may be about to close what it started with.
+            let held = || (foreign(pid), anonymous(pid));
+            let what = format!("{sockets} sockets and no pipe: {app:?}");
+            wait_until(&what, BOUND, held, |(held, anonymous)| {
+                held.get("socket") == Some(&sockets) && !held.contains_key("pipe") && anonymous.is_empty()
+            });
         }
     }
 }
@@ -158,6 +165,7 @@ fn its_death_is_mended_and_the_next_daemon_has_everything() {
     ] {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         app.args(["--name", "web"]).port(&port).start(&rpm);
+        wait_serves(&port);
         let before = pids(&rpm);
         let clients = Clients::fresh(&port, CLIENTS);
         let failures = || clients.failures().iter().sum::<u64>();
@@ -195,6 +203,7 @@ fn where_both_die_at_once_the_workers_serve_on_and_are_replaced() {
     ] {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         app.args(["--name", "web"]).port(&port).start(&rpm);
+        wait_serves(&port);
         let before = pids(&rpm);
         let clients = Clients::fresh(&port, CLIENTS);
         clients.wait_ok(SOME);
@@ -287,7 +296,9 @@ fn the_next_daemon_goes_on_with_the_steering_program() {
             kill_daemon(&rpm);
             clients.wait_ok(SOME);
             let after = steered();
-            assert!(after >= before + SOME, "{before}, and then {after}");
+            // What was in flight had been steered before.
+            let least = before + SOME - CLIENTS as u64;
+            assert!(after >= least, "{before}, and then {after}");
             rpm.ok(["scale", policy, "4"]);
             rpm.ok(["scale", policy, "2"]);
         }
@@ -377,6 +388,8 @@ fn a_worker_that_has_closed_its_output_is_taken_back_as_it_is() {
     );
     let app = App::of([script]).args(["--name", "web", "-i", "2", "--interpreter", "sh"]);
     app.port(&port).start(&rpm);
+    // By then each has closed it.
+    wait_until("both listen", BOUND, || port.listeners(), |count| *count >= 2);
     let before = pids(&rpm);
     for _ in 0..2 {
         kill_daemon(&rpm);
