@@ -177,7 +177,10 @@ impl Scene {
         assert!(!self.is_done());
         self.hung.fail();
         wait_until("the app goes on", BOUND, || self.is_done(), |done| *done);
-        assert!(self.rpm.log().contains("losing output"), "{}", self.rpm.log());
+        let log = || self.rpm.log();
+        wait_until("the daemon says so", BOUND, log, |log| {
+            log.contains("losing output")
+        });
         self.hung.unmount();
         let log = self.log();
         wait_for("its log is written again, after a mark", BOUND, || {
@@ -195,15 +198,15 @@ fn a_daemon_ends_and_apps_crash_while_it_hangs() {
     let Some(scene) = Scene::new("a_daemon_ends_and_apps_crash_while_it_hangs") else {
         return;
     };
-    scene.place.write(
-        "crash.js",
-        "console.log('x'.repeat(100)); setTimeout(() => process.exit(3), 100)",
-    );
+    // Not Node, which may need a second to start: then it would count as started.
+    scene
+        .place
+        .write("crash.sh", "echo it prints a line\nsleep 0.1\nexit 3\n");
     let log = scene.dir.join("c.log");
     let log = log.to_str().expect("UTF-8");
     let words = [
         "start",
-        "crash.js",
+        "crash.sh",
         "-n",
         "c",
         "-o",
@@ -212,6 +215,9 @@ fn a_daemon_ends_and_apps_crash_while_it_hangs() {
         log,
         "--max-restarts",
         "2",
+        // However long it takes until it crashes.
+        "--min-uptime",
+        "1h",
     ];
     let begun = Instant::now();
     let ran: Ran = scene.place.run(&scene.rpm, words);

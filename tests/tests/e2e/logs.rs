@@ -166,15 +166,21 @@ fn an_app_that_prints_without_end_is_nobody_elses_trouble() {
     let path = rpm.home().join("logs/noisy-out-1.log");
     let size = || fs::metadata(&path).map_or(0, |meta| meta.len());
     let traffic = Traffic::start(&beside(&others, 2));
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     let ping = || {
         let begun = Instant::now();
         assert_eq!(rpm.ok(["ping"]), "{ msg: 'pong' }\n");
-        slowest = slowest.max(begun.elapsed());
+        took.push(begun.elapsed());
         size()
     };
-    wait_until("it has printed 100 MB", BOUND, ping, |size| *size > 100 << 20);
-    assert!(slowest < Duration::from_secs(2), "a ping took {slowest:?}");
+    wait_until("it has printed 100 MB", 3 * BOUND, ping, |size| *size > 100 << 20);
+    // On a busy machine a single one may be slow for other reasons.
+    took.sort_unstable();
+    let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
+    assert!(
+        median < Duration::from_secs(2) && slowest < BOUND,
+        "pings took {took:?}"
+    );
     traffic.wait_ok(20);
     traffic
         .finish()
@@ -198,7 +204,9 @@ fn a_full_disk_costs_the_logs_and_nothing_else() {
     }
     assert_eq!(workers(&port, 1).len(), 1);
     let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
-    assert_eq!(rpm.log().matches("losing output").count(), 1, "{}", rpm.log());
+    let complaints = || rpm.log().matches("losing output").count();
+    wait_until("the daemon says so", BOUND, complaints, |count| *count > 0);
+    assert_eq!(complaints(), 1, "once\n{}", rpm.log());
     // When there is room again, the gap is marked.
     fs::remove_file(&log).expect("the link");
     say(&port, "out=again");
@@ -216,12 +224,13 @@ fn large_logs_are_rotated_and_who_follows_misses_nothing() {
     place.write(
         "app.js",
         "let n = 0; const line = () => console.log(`line ${n++} ${'x'.repeat(80)}`);
-        line(); process.on('SIGUSR2', () => { for (let i = 0; i < 1000; i++) line(); });
-        setInterval(() => {}, 1000);",
+        process.on('SIGUSR2', () => { for (let i = 0; i < 1000; i++) line(); });
+        line(); setInterval(() => {}, 1000);",
     );
+    // A thousand lines fit into the files that are kept: a follower that gets no CPU meanwhile finds all of them.
     place.ok(
         &rpm,
-        ["start", "app.js", "--log-max-size", "20K", "--log-keep", "4"],
+        ["start", "app.js", "--log-max-size", "40K", "--log-keep", "4"],
     );
     let following = Following::start(&rpm, &["app", "--raw"]);
     assert!(following.next().starts_with("line 0 "));

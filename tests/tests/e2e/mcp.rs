@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use rpm_e2e::ask::BOUND;
 use rpm_e2e::clients::Clients;
@@ -14,6 +15,8 @@ use rpm_e2e::site::{Site, hello};
 use rpm_testkit::{Rpm, get, wait_until};
 use serde_json::{Value, json};
 
+/// Time between two messages of a call, on a loaded machine: that of a version which takes its time, and of those that work.
+const HEARD_WITHIN: Duration = Duration::from_secs(60);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
 /// Responses between two events.
@@ -104,7 +107,7 @@ impl Client {
         self.send(&json!({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params}));
         self.notifications.clear();
         loop {
-            let line = self.lines.recv_timeout(BOUND);
+            let line = self.lines.recv_timeout(HEARD_WITHIN);
             let line = line.unwrap_or_else(|error| panic!("no answer to {method}: {error}\n{}", self.heard));
             self.heard.push_str(&line);
             let message: Value = serde_json::from_str(&line).expect("nothing but the protocol");
