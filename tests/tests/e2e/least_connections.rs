@@ -62,6 +62,7 @@ fn whoever_has_the_fewest_gets_the_next() {
     }
     let reason = &rpm.describe("web").listeners[0].reason;
     assert!(reason.contains("(least-connections)"), "{reason}");
+    has(&rpm, &[0, 0, 0]);
     let idle = opened(&rpm, &port, 30, || ());
     has(&rpm, &[10, 10, 10]);
     // The dead worker's accepted connections are gone. Its replacement, with the same slot, gets all new ones until it has as many as the
@@ -119,6 +120,7 @@ fn file_capabilities_are_enough() {
     if !Path::Capable.is_used(&rpm, "web", test) {
         return;
     }
+    has(&rpm, &[0, 0, 0]);
     let _idle = opened(&rpm, &port, 9, || ());
     has(&rpm, &[3, 3, 3]);
 }
