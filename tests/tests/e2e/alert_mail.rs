@@ -9,10 +9,10 @@ use rpm_e2e::ask::BOUND;
 use rpm_e2e::certificate::certificate;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Ran, Rpm, fixture, node, wait_until};
+use rpm_testkit::{Port, Ran, Rpm, fixture, node};
 use serde_json::{Value, json};
 
-use crate::alerts::observed;
+use crate::alerts::{in_force, observed};
 
 /// A mail server behind the proxy, which encrypts. It writes down what it hears.
 const SERVER: &str = r#"
@@ -197,12 +197,7 @@ fn a_mail_arrives_with_and_without_a_password() {
     }
 
     // And by the process that tells.
-    wait_until(
-        "the rules are in force",
-        BOUND,
-        || observed(&rpm),
-        |said| said.contains("alerts: 5 rules"),
-    );
+    in_force(&rpm, 5, "api");
     kill(rpm.process(0).pid.expect("it runs"));
     let mail = servers[0].1.recv_timeout(BOUND).expect("a mail");
     assert!(

@@ -1,6 +1,6 @@
 //! Alerts: somebody is told what happens, once, whoever dies in between.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -9,6 +9,7 @@ use rpm_e2e::ask::BOUND;
 use rpm_e2e::certificate::certificate;
 use rpm_e2e::outside::{kill, kill_daemon};
 use rpm_e2e::place::Place;
+use rpm_e2e::posted::Posted;
 use rpm_testkit::{Port, Ran, Rpm, Status, fixture, node, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -24,18 +25,15 @@ fn receiver() -> (u16, Receiver<Value>) {
 pub(crate) fn receive(listener: TcpListener, refused: usize) -> Receiver<Value> {
     let (bodies, received) = channel();
     thread::spawn(move || {
-        for (number, client) in listener.incoming().enumerate() {
+        let mut number = 0;
+        for client in listener.incoming() {
             let mut client = client.expect("a client");
             let mut reader = BufReader::new(client.try_clone().expect("a socket"));
-            let (mut length, mut line) = (0, String::new());
-            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().expect("a length");
-                }
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).expect("a body");
+            // One that is killed while it sends has told nothing.
+            let posted = Posted::read(&mut reader).ok().flatten();
+            let Some(posted) = posted.filter(|posted| !posted.body.is_empty()) else {
+                continue;
+            };
             let answer = if number < refused {
                 "503 Service Unavailable"
             } else {
@@ -45,10 +43,11 @@ pub(crate) fn receive(listener: TcpListener, refused: usize) -> Receiver<Value> 
                 client,
                 "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
-            let body = serde_json::from_slice(&body).expect("JSON");
+            let body = serde_json::from_slice(&posted.body).expect("JSON");
             if number >= refused && bodies.send(body).is_err() {
                 return;
             }
+            number += 1;
         }
     });
     received
@@ -93,6 +92,23 @@ pub(crate) fn teller(rpm: &Rpm) -> Option<u32> {
     pid.and_then(|pid| u32::try_from(pid).ok())
 }
 
+/// Waits until this many rules are in force, and what happens to apps is heard. It is heard some time after the rules have been read, and
+/// what happens before is not told: `app` is restarted until the state has an event.
+pub(crate) fn in_force(rpm: &Rpm, rules: usize, app: &str) {
+    let line = format!("alerts: {rules} rules");
+    wait_until(
+        "the rules are in force",
+        BOUND,
+        || observed(rpm),
+        |said| said.contains(&line),
+    );
+    let heard = || {
+        rpm.ok(["restart", app]);
+        state(rpm)["seq"].as_u64()
+    };
+    wait_until("events are heard", BOUND, heard, Option::is_some);
+}
+
 fn file(port: &Port, listen: &Port, webhook: u16, limit: &str) -> String {
     let app = json!({
         "name": "api", "script": fixture("hello.js"), "interpreter": node(22), "instances": 2,
@@ -134,26 +150,20 @@ fn a_crash_in_silence_is_not_told(rpm: &Rpm, received: &Receiver<Value>) {
     assert!(text_of(&message).contains("killed by SIGUSR2"), "{message}");
 }
 
-/// `observe status` says so.
+/// `observe status` says so, when the process has taken note of the answer.
 fn the_webhook_has_taken_all(rpm: &Rpm, webhook: u16) {
-    let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
-    let told = &status["receivers"][0];
+    let told = || {
+        let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
+        status["receivers"][0].clone()
+    };
+    let told = wait_until("it waits for nothing", BOUND, told, |told| {
+        told["state"] == "idle" && told["behind_messages"] == 0 && told["taken"].as_u64() > Some(0)
+    });
     assert_eq!(
-        (
-            &told["what"],
-            &told["to"],
-            &told["state"],
-            &told["behind_messages"]
-        ),
-        (
-            &json!("alerts"),
-            &json!(format!("http://127.0.0.1:{webhook}/…")),
-            &json!("idle"),
-            &json!(0)
-        ),
-        "{status}"
+        (&told["what"], &told["to"]),
+        (&json!("alerts"), &json!(format!("http://127.0.0.1:{webhook}/…"))),
+        "{told}"
     );
-    assert!(told["taken"].as_u64() > Some(0), "{status}");
 }
 
 #[test]
@@ -168,7 +178,7 @@ fn whoever_is_named_is_told_once_whoever_dies() {
         assert!(rules.contains(part), "{part}: {rules}");
     }
     assert!(!rules.contains("s3cret"), "{rules}");
-    // The rules are in force when a command has run.
+    in_force(&rpm, 2, "api");
     let told = || std::fs::read_to_string(place.path().join("told")).unwrap_or_default();
     wait_until("a command tells of memory", BOUND, told, |told| {
         told.contains("fired api ")
@@ -189,6 +199,13 @@ fn whoever_is_named_is_told_once_whoever_dies() {
     assert!(!observed(&rpm).contains("s3cret"), "{}", observed(&rpm));
     rpm.wait_status("api", Status::Online);
 
+    // One that is killed before it has taken note of an answer leaves the message to the next, which sends it again.
+    wait_until(
+        "nothing waits",
+        BOUND,
+        || state(&rpm)["waiting"].clone(),
+        |waiting| *waiting == json!([]),
+    );
     // What happens while neither the daemon nor the process that tells is there is told afterwards, and nothing again.
     let (teller, victim) = (
         teller(&rpm).expect("it runs"),
