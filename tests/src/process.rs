@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use rpm_testkit::repository;
+use rustix::process::Signal;
 
 /// Sends a signal, named as for kill(1): `KILL`.
 ///
@@ -89,6 +90,15 @@ pub fn first_child(pid: u32) -> Option<u32> {
 pub fn name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim().to_owned()
+}
+
+/// True if the process has a handler for SIGINT.
+#[must_use]
+pub fn catches_interrupt(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
 /// Its root directory, as it is seen from here.

@@ -11,7 +11,8 @@ use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{has_ended, kill, kill_daemon, voluntary_switches};
 use rpm_e2e::place::Place;
-use rpm_e2e::process::signal;
+use rpm_e2e::process::{catches_interrupt, signal};
+use rpm_e2e::raw::Connection;
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, fixture, get, skip, wait_until};
@@ -138,14 +139,6 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     while writer.write(&[b'\n'; 4096]).is_ok() {}
     fcntl_setfl(&writer, OFlags::empty()).expect("it waits");
     (reader, writer)
-}
-
-/// True if the process has a handler for SIGINT.
-fn catches_interrupt(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
 /// A Ctrl-C for the command that starts the next daemon, at the last moment of that start.
@@ -275,10 +268,12 @@ fn clients_of_the_proxy_wait_for_the_next_daemon() {
 
 #[test]
 fn lines_are_neither_lost_nor_doubled() {
-    const NOISY: &str =
-        "let n = 0; setInterval(() => { for (let i = 0; i < 9; i++) console.log(`line ${n++}`) }, 1); ";
+    // 4,000 lines after each request at most: what some requests bring fits into a pipe, however long no daemon reads it.
+    const NOISY: &str = "let [n, left] = [0, 4000];
+        setInterval(() => { for (let i = 0; i < 9 && left > 0; i++, left--) console.log(`line ${n++}`) }, 1);
+        require('node:http').createServer((req, res) => { left = 4000; res.end(); }).listen(+process.env.PORT, '127.0.0.1');";
     const DEATHS: usize = 8;
-    let site = Site::start(Rpm::new(), &format!("{NOISY}{}", hello()), &[]);
+    let site = Site::start(Rpm::new(), NOISY, &[]);
     let log = site.rpm.process(0).out_log;
     let read = || fs::read_to_string(&log).unwrap_or_default();
     let lines = |text: &String| text.lines().count();
@@ -287,18 +282,23 @@ fn lines_are_neither_lost_nor_doubled() {
         kill_daemon(&site.rpm);
         let then = lines(&read());
         // What it prints while no daemon reads is in the pipe.
-        let printed = || get(site.port.number(), "/").is_ok();
-        wait_until("it serves on", BOUND, printed, |ok| *ok);
+        let serves = || get(site.port.number(), "/").is_ok();
+        assert!(serves(), "it serves on");
         let _ = site.rpm.list();
-        let text = wait_until("it prints on", BOUND, read, |text| lines(text) > then + 20);
+        // Each request lets one of the workers print more.
+        let more = || {
+            assert!(serves(), "it serves on");
+            read()
+        };
+        let text = wait_until("it prints on", BOUND, more, |text| lines(text) > then + 20);
         for (number, line) in text.lines().enumerate().take(then + 20) {
             assert_eq!(line, format!("line {number}"));
         }
     }
 }
 
-/// Kills the daemon when a reload has `reached` a stage. Then either the old version or the new one must serve completely.
-fn killed_while(site: &Site, body: &str, reached: impl Fn(&[Process]) -> bool) -> bool {
+/// Kills the daemon when a reload has `reached` a stage, then calls `go_on`. Either the old version or the new one must serve completely then.
+fn killed_while(site: &Site, body: &str, reached: impl Fn(&[Process]) -> bool, go_on: impl FnOnce()) -> bool {
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
@@ -312,6 +312,7 @@ fn killed_while(site: &Site, body: &str, reached: impl Fn(&[Process]) -> bool) -
     );
     kill_daemon(&site.rpm);
     clients.wait_ok(SOME);
+    go_on();
     let settled =
         |list: &Vec<Process>| all_gone(list) && list.iter().all(|process| process.status == Status::Online);
     let list = wait_until("it is settled", BOUND, || site.rpm.list(), settled);
@@ -333,40 +334,42 @@ fn others(list: &[Process], phase: Phase) -> usize {
         .count()
 }
 
+/// Listens on nothing: a new worker of a reload gets 30 s for that.
+const NEVER: &str = "setInterval(() => {}, 1000);";
+
 #[test]
 fn killed_while_the_new_workers_boot() {
-    let site = Site::start(
-        Rpm::new(),
-        &hello(),
-        &["--drain-timeout", "3s", "--parallel", "2"],
-    );
-    let slow = format!("setTimeout(() => {{ {} }}, 3000);", hello());
-    let new = killed_while(&site, &slow, |list| others(list, Phase::Launching) == 2);
-    assert!(!new, "it is undone");
+    let site = Site::start(Rpm::new(), &hello(), &["--parallel", "2"]);
+    let boot = |list: &[Process]| others(list, Phase::Launching) == 2;
+    assert!(!killed_while(&site, NEVER, boot, || ()), "it is undone");
 }
 
 #[test]
 fn killed_while_half_of_the_new_workers_serve() {
-    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
-    let slow = format!(
-        "setTimeout(() => {{ {} }}, process.env.NODE_APP_INSTANCE === '0' ? 0 : 5000);",
+    let site = Site::start(Rpm::new(), &hello(), &[]);
+    let half = format!(
+        "if (process.env.NODE_APP_INSTANCE === '0') {{ {} }} else {NEVER}",
         hello()
     );
-    let new = killed_while(&site, &slow, |list| others(list, Phase::Standby) == 1);
-    assert!(!new, "it is undone");
+    let serves = |list: &[Process]| others(list, Phase::Standby) == 1;
+    assert!(!killed_while(&site, &half, serves, || ()), "it is undone");
 }
 
 #[test]
 fn killed_while_the_old_workers_drain() {
-    // A worker with a slow request drains for long enough to be seen.
-    let slow = format!("require({:?})\n", fixture("slow.js"));
-    let site = Site::start(Rpm::new(), &slow, &["--drain-timeout", "10s"]);
-    let port = site.port.number();
-    let late = std::thread::spawn(move || get(port, "/?ms=4000"));
-    let new = killed_while(&site, &hello(), |list| others(list, Phase::Draining) > 0);
-    assert!(new, "it was complete");
-    let late = late.join().expect("no panic");
-    assert_eq!(late.expect("it is answered").status, 200, "{}", site.rpm.log());
+    // A worker drains until its last request is answered.
+    let gate = Place::new();
+    let rpm = Rpm::new().with_env("GATE", gate.path().to_str().expect("UTF-8"));
+    let old = format!("require({:?})\n", fixture("late.js"));
+    let site = Site::start(rpm, &old, &["--drain-timeout", "60s"]);
+    let mut late = Connection::open(&site.port);
+    late.send("GET /late HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+    let asked = || gate.path().join("asked").exists();
+    wait_until("it is asked", BOUND, asked, |asked| *asked);
+    let drains = |list: &[Process]| others(list, Phase::Draining) > 0;
+    let go_on = || drop(gate.write("go", ""));
+    assert!(killed_while(&site, &hello(), drains, go_on), "it was complete");
+    assert_eq!(late.answer().status, 200, "{}", site.rpm.log());
 }
 
 #[test]
@@ -448,8 +451,9 @@ fn the_exit_code_of_a_worker_that_was_taken_back_counts() {
     }
     for (code, status) in [(0, Status::Stopped), (3, Status::Stopped), (4, Status::Errored)] {
         let (rpm, place) = (Rpm::new(), Place::new());
-        let script =
-            format!("process.on('SIGUSR2', () => process.exit({code})); setInterval(() => {{}}, 1000);");
+        let script = format!(
+            "process.on('SIGUSR2', () => process.exit({code})); setInterval(() => {{}}, 1000); console.log('on');"
+        );
         place.write("ends.js", &script);
         let stops = [
             "--stop-exit-codes",
@@ -460,6 +464,8 @@ fn the_exit_code_of_a_worker_that_was_taken_back_counts() {
             "1h",
         ];
         place.ok(&rpm, [&["start", "ends.js"][..], &stops].concat());
+        let handles = || rpm.output("ends", "out", None) == b"on\n";
+        wait_until("it handles the signal", BOUND, handles, |handles| *handles);
         let pid = rpm.process(0).pid.expect("it runs");
         kill_daemon(&rpm);
         assert_eq!(rpm.process(0).pid, Some(pid), "it was taken back");
