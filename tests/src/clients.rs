@@ -6,6 +6,8 @@ use rpm_testkit::{Kind, Load, Pace, Port, Report, Rpm, Traffic};
 
 /// Pause of a client, times the number of clients: some 500 requests per second, however many clients send them.
 const PAUSE: Duration = Duration::from_millis(4);
+/// A client may wait in a queue until a worker has booted, which takes seconds on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// This many clients that request `/` on a new connection each time, beside something that happens to the server. They pause: a loop
 /// without pauses takes all CPUs from other tests, and from what it observes. Tests that measure, or want saturated servers, use [`Load`]
@@ -28,6 +30,7 @@ pub fn one_of(loads: usize, port: &Port, clients: usize) -> Load {
     Load {
         clients,
         pace: Pace::Pausing { most: PAUSE * count },
+        timeout: TIMEOUT,
         ..Load::local(port.number())
     }
 }

@@ -39,18 +39,15 @@ impl Path {
         }
     }
 
-    /// True if the first listener of `app` is steered by this mechanism. Only a machine that forbids eBPF may return false.
+    /// True if the first listener of `app`, which may not have opened it yet, is steered by this mechanism. Only a machine that forbids eBPF
+    /// may return false.
     ///
     /// # Panics
     /// In CI, or if an unprivileged daemon uses another mechanism than it must.
     #[must_use]
     pub fn is_used(self, rpm: &Rpm, app: &str, test: &str) -> bool {
-        let listener = rpm
-            .describe(app)
-            .listeners
-            .into_iter()
-            .next()
-            .expect("the app listens");
+        let first = || rpm.describe(app).listeners.into_iter().next();
+        let listener = wait_for("the app listens", BOUND, first);
         if listener.steering == self.name() {
             return true;
         }

@@ -118,6 +118,16 @@ fn connections_wait_while_the_only_worker_is_replaced() {
     assert_eq!(report.responders.len(), 4, "{:?}", report.responders);
 }
 
+/// Clients with one request each, which they wait for as long as it takes to replace a process.
+fn waiting(port: &Port) -> Load {
+    Load {
+        clients: CLIENTS,
+        requests: Some(CLIENTS as u64),
+        timeout: 4 * BOUND,
+        ..Load::local(port.number())
+    }
+}
+
 fn queue_is_inherited(test: &str, path: Path) {
     let Some(rpm) = path.rpm(test) else { return };
     let port = Port::reserve();
@@ -127,12 +137,7 @@ fn queue_is_inherited(test: &str, path: Path) {
     }
     let doomed = rpm.process(0).pid.expect("the worker runs");
     freeze(doomed);
-    let load = Load {
-        clients: CLIENTS,
-        requests: Some(CLIENTS as u64),
-        ..Load::local(port.number())
-    };
-    let traffic = Traffic::start(&load);
+    let traffic = Traffic::start(&waiting(&port));
     let queued = || rpm.describe("web").listeners[0].slots[0].queued;
     wait_until("all connections are queued", BOUND, queued, |queued| {
         *queued == CLIENTS as u32
@@ -175,12 +180,7 @@ fn so_does_that_of_an_unprivileged_daemon() {
 fn frozen_process(rpm: &Rpm, port: &Port) -> (u32, Traffic) {
     let old = rpm.process(0).pid.expect("the process runs");
     freeze(old);
-    let load = Load {
-        clients: CLIENTS,
-        requests: Some(CLIENTS as u64),
-        ..Load::local(port.number())
-    };
-    let traffic = Traffic::start(&load);
+    let traffic = Traffic::start(&waiting(port));
     let queued = || rpm.describe("web").listeners[0].slots[0].queued;
     wait_until("all connections are queued", BOUND, queued, |queued| {
         *queued == CLIENTS as u32
