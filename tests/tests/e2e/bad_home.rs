@@ -180,12 +180,7 @@ fn another_user_is_not_served() {
         rpm.log()
             .contains("a connection of another user to the control socket was closed")
     };
-    wait_until(
-        "the daemon's log tells",
-        Duration::from_secs(10),
-        noted,
-        |noted| *noted,
-    );
+    wait_until("the daemon's log tells", BOUND, noted, |noted| *noted);
     rpm.ok(["ping"]);
 }
 

@@ -129,8 +129,11 @@ fn a_port_that_another_app_has() {
 #[test]
 fn an_app_that_exits_at_once() {
     let rpm = Rpm::new();
-    let ran = App::new("exit-at-once.js")
-        .args(["--max-restarts", "2"])
+    // Node may rest for a moment while it boots. If a second has passed then, it counts as started.
+    let script = rpm.home().join("exit-at-once.sh");
+    fs::write(&script, "echo leaving at once >&2; exit 1\n").expect("a script");
+    let ran = App::of([script])
+        .args(["--interpreter", "sh", "--max-restarts", "2"])
         .try_start(&rpm);
     assert_says(
         &ran,

@@ -108,10 +108,12 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
         .start(&rpm);
     let line = format!("serving https://localhost:{port}\n");
     assert!(started.stderr.ends_with(&line), "{started:#?}");
+    // Half the usual rate: where a busy machine cannot keep up, so many requests are under way in a worker that is killed that the proxy
+    // may not send all of them again.
     let load = |kind, clients| Load {
         kind,
         tls: true,
-        ..one_of(4, &port, clients)
+        ..one_of(8, &port, clients)
     };
     // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each, each of which pauses by itself. Some are opened again for each
     // request.

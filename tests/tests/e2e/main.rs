@@ -90,3 +90,4 @@ mod upkeep;
 mod uploads;
 mod watch;
 mod watched_files;
+mod worker_metrics;
