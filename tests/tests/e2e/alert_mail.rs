@@ -12,7 +12,7 @@ use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Ran, Rpm, fixture, node};
 use serde_json::{Value, json};
 
-use crate::alerts::{in_force, observed};
+use crate::alerts::observed;
 
 /// A mail server behind the proxy, which encrypts. It writes down what it hears.
 const SERVER: &str = r#"
@@ -197,7 +197,6 @@ fn a_mail_arrives_with_and_without_a_password() {
     }
 
     // And by the process that tells.
-    in_force(&rpm, 5, "api");
     kill(rpm.process(0).pid.expect("it runs"));
     let mail = servers[0].1.recv_timeout(BOUND).expect("a mail");
     assert!(

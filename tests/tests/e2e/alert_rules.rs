@@ -14,7 +14,7 @@ use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, Status, fixture, get, node, wait_for, wait_until};
 use serde_json::{Value, json};
 
-use crate::alerts::{in_force, next, observed, receive, state, teller, text_of};
+use crate::alerts::{next, observed, receive, state, teller, text_of};
 
 /// Answers slowly, with an error, or after a time in which it does nothing else.
 const SERVER: &str = r#"
@@ -211,13 +211,9 @@ fn what_was_told_and_what_was_not_taken_outlives_the_process_that_tells() {
         {"on": "errored", "app": "flaky", "every": "1s", "webhook": url},
         {"on": "down", "app": "flaky", "for": "1s", "every": "1s", "webhook": url},
     ]);
-    place.write("bell.sh", "exec sleep 1000\n");
-    let bell = json!({"name": "bell", "script": "bell.sh", "interpreter": "sh"});
-    let file =
-        json!({"apps": [flaky(&place), bell], "observe": {"listen": listen.number(), "alerts": alerts}});
+    let file = json!({"apps": [flaky(&place)], "observe": {"listen": listen.number(), "alerts": alerts}});
     place.write("site.json", &file.to_string());
     place.ok(&rpm, ["start", "site.json"]);
-    in_force(&rpm, 2, "bell");
 
     // It fails for good while nobody takes messages, and the process that tells dies with them.
     std::fs::remove_file(place.path().join("good")).expect("it is there");
@@ -295,7 +291,6 @@ fn a_body_of_the_users_own_is_sent() {
         text.contains("test: api: this is how a message about \"crash\" arrives"),
         "{text}"
     );
-    in_force(&rpm, 1, "api");
     kill(rpm.process(0).pid.expect("it runs"));
     let body = next(&received, &rpm);
     assert_eq!(body["tags"], json!(["api/crash", "fired"]), "{body}");

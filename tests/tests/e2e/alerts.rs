@@ -92,23 +92,6 @@ pub(crate) fn teller(rpm: &Rpm) -> Option<u32> {
     pid.and_then(|pid| u32::try_from(pid).ok())
 }
 
-/// Waits until this many rules are in force, and what happens to apps is heard. It is heard some time after the rules have been read, and
-/// what happens before is not told: `app` is restarted until the state has an event.
-pub(crate) fn in_force(rpm: &Rpm, rules: usize, app: &str) {
-    let line = format!("alerts: {rules} rules");
-    wait_until(
-        "the rules are in force",
-        BOUND,
-        || observed(rpm),
-        |said| said.contains(&line),
-    );
-    let heard = || {
-        rpm.ok(["restart", app]);
-        state(rpm)["seq"].as_u64()
-    };
-    wait_until("events are heard", BOUND, heard, Option::is_some);
-}
-
 fn file(port: &Port, listen: &Port, webhook: u16, limit: &str) -> String {
     let app = json!({
         "name": "api", "script": fixture("hello.js"), "interpreter": node(22), "instances": 2,
@@ -178,7 +161,7 @@ fn whoever_is_named_is_told_once_whoever_dies() {
         assert!(rules.contains(part), "{part}: {rules}");
     }
     assert!(!rules.contains("s3cret"), "{rules}");
-    in_force(&rpm, 2, "api");
+    // What happens from now on is told: the rules are in force when the command has returned.
     let told = || std::fs::read_to_string(place.path().join("told")).unwrap_or_default();
     wait_until("a command tells of memory", BOUND, told, |told| {
         told.contains("fired api ")

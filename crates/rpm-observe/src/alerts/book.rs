@@ -55,6 +55,11 @@ impl Book {
         Some(self.parsed(text))
     }
 
+    /// When the rules that were read last were written, in milliseconds since the Unix epoch; 0 if there are none.
+    pub(crate) fn rules_written_ms(&self) -> u64 {
+        self.rules.written_ns() / 1_000_000
+    }
+
     fn parsed(&self, text: io::Result<String>) -> Result<Vec<Rule>, BookError> {
         let path = || self.rules.path().to_owned();
         let text = text.map_err(|error| BookError::Unreadable(path(), error))?;

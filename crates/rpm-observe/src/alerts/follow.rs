@@ -15,18 +15,21 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5
 #[derive(Debug)]
 pub(crate) struct Follower {
     daemon: Daemon,
-    /// The last event that was heard; without one, those that come are of interest.
+    /// The last event that was heard.
     last: Option<u64>,
     events: mpsc::Sender<Event>,
-    wanted: watch::Receiver<bool>,
+    wanted: watch::Receiver<Wanted>,
 }
+
+/// From when on events are of interest as long as none was heard, in milliseconds since the Unix epoch; `None` while nobody wants to know.
+pub(crate) type Wanted = Option<u64>;
 
 impl Follower {
     pub(crate) fn new(
         daemon: Daemon,
         last: Option<u64>,
         events: mpsc::Sender<Event>,
-        wanted: watch::Receiver<bool>,
+        wanted: watch::Receiver<Wanted>,
     ) -> Follower {
         Follower {
             daemon,
@@ -41,12 +44,13 @@ impl Follower {
         let [first, longest] = PAUSES;
         let mut pause = first;
         let mut wanted = self.wanted.clone();
-        while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+        while let Ok(since_ms) = wanted.wait_for(Option::is_some).await.map(|since| *since) {
+            let since_ms = since_ms.unwrap_or_default();
             let before = self.last;
             let mut until = self.wanted.clone();
             let ended = tokio::select! {
-                ended = self.follow() => ended,
-                _ = until.wait_for(|wanted| !*wanted) => {
+                ended = self.follow(since_ms) => ended,
+                _ = until.wait_for(Option::is_none) => {
                     // What happens while nobody wants to know is no news.
                     self.last = None;
                     continue;
@@ -73,13 +77,12 @@ impl Follower {
     }
 
     /// Until the stream ends.
-    async fn follow(&mut self) -> Result<(), Unanswered> {
-        let last = match self.last {
-            Some(seq) => seq,
-            None => self.newest().await?,
+    async fn follow(&mut self, since_ms: u64) -> Result<(), Unanswered> {
+        let from = match self.last {
+            Some(last) => format!("after={last}"),
+            None => format!("since_ms={since_ms}"),
         };
-        self.last = Some(last);
-        let path = format!("/v1/events?follow=true&after={last}");
+        let path = format!("/v1/events?follow=true&{from}");
         let mut stream = self.daemon.stream(&path).await?;
         let mut rest = Vec::new();
         while let Some(piece) = stream.piece().await? {
@@ -95,7 +98,7 @@ impl Follower {
         Ok(())
     }
 
-    /// The last event that has happened: those behind it are of interest, even if this connection breaks before the first of them.
+    /// The last event that has happened.
     async fn newest(&self) -> Result<u64, Unanswered> {
         let line = self.daemon.get("/v1/events?lines=1").await?;
         if line.is_empty() {

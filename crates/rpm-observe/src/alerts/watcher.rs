@@ -30,6 +30,9 @@ use crate::history::Second;
 const TOGETHER: Duration = Duration::from_secs(1);
 /// Between two looks at the processes.
 const PROCESSES: Duration = Duration::from_secs(5);
+/// How old an event may be to be told, if nothing is known of what was told before: the rules were written before this process began to
+/// follow events, and what happened in between is told; what happened long ago is not.
+const RECENT: Duration = Duration::from_secs(60);
 /// Events that wait to be looked at.
 const QUEUE: usize = 1024;
 /// What was seen in files, and waits to be looked at.
@@ -90,7 +93,7 @@ impl Watcher {
     /// For ever.
     pub(super) async fn run(mut self, mut seconds: watch::Receiver<Arc<Second>>) {
         let (events, mut heard) = mpsc::channel(QUEUE);
-        let (wanted, is_wanted) = watch::channel(false);
+        let (wanted, is_wanted) = watch::channel(None);
         let daemon = Daemon::new(self.socket.clone());
         let follower = Follower::new(daemon, self.seq, events, is_wanted);
         // Ends with this.
@@ -114,8 +117,12 @@ impl Watcher {
                 _ = together.tick() => {
                     self.look_at_rules();
                     wanted.send_if_modified(|wanted| {
-                        let now = !self.engine.rules().is_empty();
-                        std::mem::replace(wanted, now) != now
+                        let is_wanted = !self.engine.rules().is_empty();
+                        let changes = wanted.is_some() != is_wanted;
+                        if changes {
+                            *wanted = is_wanted.then(|| self.in_force_since(now_ms()));
+                        }
+                        changes
                     });
                     self.tell();
                 }
@@ -145,6 +152,12 @@ impl Watcher {
             Some(Err(error)) => eprintln!("alerts: the rules stay as they were: {error}"),
             None => {}
         }
+    }
+
+    /// From when on what happens is told, in milliseconds since the Unix epoch.
+    fn in_force_since(&self, now_ms: u64) -> u64 {
+        let recent = now_ms.saturating_sub(u64::try_from(RECENT.as_millis()).unwrap_or(u64::MAX));
+        self.book.rules_written_ms().max(recent)
     }
 
     /// Goes on where the process before has ended.
