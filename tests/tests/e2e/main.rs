@@ -23,6 +23,7 @@ mod doctor;
 mod drains;
 mod ecosystem;
 mod edge;
+mod edge_limits;
 mod events;
 mod everything;
 mod exhausted;
