@@ -141,6 +141,11 @@ fn a_reload_under_load_is_told_step_by_step_and_one_that_is_undone_says_why() {
     let told = events(&rpm, &format!("after={begun}"));
     assert_no_gap(&told);
     assert_eq!(seq(&told[0]), begun + 1);
+    // A worker that gets no CPU for a while counts as frozen, at any time.
+    let told: Vec<Value> = told
+        .into_iter()
+        .filter(|event| !["frozen", "recovered", "rescued"].contains(&kind(event)))
+        .collect();
     assert_eq!(
         (kind(&told[0]), &told[0]["instances"], &told[0]["generation"]),
         ("reload_begun", &json!(2), &json!(2))

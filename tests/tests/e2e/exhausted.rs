@@ -37,11 +37,11 @@ fn denied(rpm: &Rpm) -> usize {
     rpm.log().matches(NO_MORE).count()
 }
 
-/// Runs a command that must succeed quickly.
+/// Runs a command that must succeed, and must not wait for ever.
 fn prompt(rpm: &Rpm, args: &[&str]) {
     let mut command = rpm.spawn(args);
     let ended = || command.try_wait().expect("it is ours");
-    let status = wait_for(&format!("{args:?} ends"), BOUND, ended);
+    let status = wait_for(&format!("{args:?} ends"), 2 * BOUND, ended);
     assert!(status.success(), "{args:?}: {status}\n{}", rpm.log());
 }
 
@@ -196,18 +196,26 @@ fn with_all_descriptors_in_use_apps_are_ended() {
     // Each worker has two processes, which are signalled together.
     let tree = format!("python3 {}; true", fixture("hello.py").display());
     for (name, port) in ["first", "second", "third"].iter().zip(&ports) {
-        let app = App::of([&tree]).args(["-i", "2", "--name", name, "--kill-timeout", "10s"]);
+        // Whoever is killed after that was not asked: it is longer than anything here waits.
+        let app = App::of([&tree]).args(["-i", "2", "--name", name, "--kill-timeout", "60s"]);
         app.port(port).start(&rpm);
     }
     let pids = [rpm.pids("first"), rpm.pids("second")].concat();
     let mut connection = Connection::new(&rpm);
+    let few = descriptors(daemon(&rpm));
+    // The daemon notices some time later that its clients are gone.
+    let leave = |fillers: Vec<Connection>| {
+        drop(fillers);
+        let left = || descriptors(daemon(&rpm));
+        wait_until("they have left", BOUND, left, |left| *left <= few);
+    };
     let fillers = use_up(&rpm, 0);
     // The daemon knows this one already, and no descriptor is left for its processes.
     let order = r#"{"action":"delete","targets":["first"],"wait":true}"#;
     let answer = connection.ask("POST", "/v1/actions", order);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", rpm.log());
     // One is left besides that of the command, which is not enough.
-    drop(fillers);
+    leave(fillers);
     let fillers = use_up(&rpm, 2);
     prompt(&rpm, &["delete", "second"]);
     let list = rpm.list();
@@ -224,7 +232,7 @@ fn with_all_descriptors_in_use_apps_are_ended() {
     );
     assert!(get(ports[2].number(), "/").is_ok(), "it serves on");
     // When the reserve is used up, too, the daemon waits until a client leaves, without a busy loop.
-    drop(fillers);
+    leave(fillers);
     let fillers = use_up(&rpm, 0);
     let socket = rpm.home().join("rpm.sock");
     let connect = |_| UnixStream::connect(&socket).expect("it listens");
@@ -255,7 +263,15 @@ fn clients_of_the_proxy_leave_descriptors_for_everything_else() {
     let (rpm, front, port) = (Rpm::new(), Port::reserve(), Port::reserve());
     assert!(rpm.list().is_empty(), "a daemon runs");
     limit(daemon(&rpm), Resource::Nofile, Some(LIMIT));
-    let app = App::cluster("hello.js", "2").args(["--name", "front", "--balance", "proxy"]);
+    // The clients say nothing until the end, however long that takes.
+    let app = App::cluster("hello.js", "2").args([
+        "--name",
+        "front",
+        "--balance",
+        "proxy",
+        "--header-timeout",
+        "5m",
+    ]);
     app.port(&front).start(&rpm);
     let app = App::cluster("hello.js", "2").args(["--name", "other"]);
     app.port(&port).start(&rpm);

@@ -120,9 +120,14 @@ fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
     std::fs::set_permissions(&becomes, std::fs::Permissions::from_mode(0o4755)).expect("it is ours");
     let script = place.write(
         "crashes.sh",
-        // Between the two is one that can be ended, and is found.
+        // Between the two is one that can be ended, and is found. It ends when the other one is root: until then that could be ended.
         &format!(
-            "sh -c '{} --ruid=0 sleep 20 & echo $! >&2; wait' &\nsleep 0.3\nexit 1\n",
+            "export IS=\"{}/is-$$\"
+sh -c '{} --ruid=0 sh -c \"touch \\$IS; exec sleep 20\" & echo $! >&2; wait' &
+until [ -e \"$IS\" ]; do sleep 0.05; done
+exit 1
+",
+            place.path().display(),
             becomes.display()
         ),
     );
@@ -138,7 +143,10 @@ fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
     ]);
     let restarts = || rpm.process(0).restarts;
     wait_until("it is restarted", BOUND, restarts, |restarts| *restarts >= 2);
-    assert!(rpm.log().contains("belongs to another user"), "{}", rpm.log());
+    let log = || rpm.log();
+    wait_until("it is told", BOUND, log, |log| {
+        log.contains("belongs to another user")
+    });
     rpm.ok(["delete", "web"]);
     for pid in String::from_utf8_lossy(&rpm.output("web", "error", None)).lines() {
         let pid = pid.parse().expect("a pid");
