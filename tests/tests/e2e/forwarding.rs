@@ -1,5 +1,7 @@
 //! Logs that are sent on: no line is missing, whoever dies, whatever is rotated, and however long the receivers are away.
 
+mod syslog;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -198,47 +200,6 @@ fn take(receivers: &Receivers, path: &str, body: &[u8]) -> String {
     }
 }
 
-/// A syslog server. One that is away hangs up on the client that is there, and then nobody listens until it is back.
-fn serve_syslog(receivers: &Arc<Receivers>, port: u16) {
-    let mut listener = TcpListener::bind(("127.0.0.1", port)).expect("a port that is reserved");
-    let receivers = Arc::clone(receivers);
-    thread::spawn(move || {
-        loop {
-            let (client, _) = listener.accept().expect("a client");
-            if receivers.away.load(Ordering::SeqCst) {
-                drop((client, listener));
-                let away = || receivers.away.load(Ordering::SeqCst);
-                wait_until("the server is back", 3 * BOUND, away, |away| !away);
-                listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is still reserved");
-                continue;
-            }
-            let receivers = Arc::clone(&receivers);
-            // A client that is killed is none of ours.
-            thread::spawn(move || syslog(&receivers, client));
-        }
-    });
-}
-
-/// Octet counting.
-fn syslog(receivers: &Receivers, mut client: TcpStream) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    client.read_to_end(&mut bytes)?;
-    let mut rest = std::str::from_utf8(&bytes).expect("text");
-    while let Some((length, more)) = rest.split_once(' ') {
-        let (message, behind) = more.split_at(length.parse().expect("a length"));
-        assert!(
-            message.starts_with("<14>1 ") || message.starts_with("<11>1 "),
-            "{message}"
-        );
-        let text = message
-            .split_once("[rpm@32473 env=\"test\"] ")
-            .map_or(message, |(_, text)| text);
-        receivers.add("syslog", text);
-        rest = behind;
-    }
-    Ok(())
-}
-
 const KINDS: [&str; 4] = ["loki", "otlp", "elasticsearch", "syslog"];
 
 struct Scene {
@@ -256,7 +217,7 @@ impl Scene {
         let receivers = Arc::new(Receivers::default());
         let url = format!("http://127.0.0.1:{}", serve(&receivers, http));
         let syslog_port = Port::reserve();
-        serve_syslog(&receivers, syslog_port.number());
+        syslog::serve(&receivers, syslog_port.number());
         let syslog = format!("tcp://127.0.0.1:{}", syslog_port.number());
         let (labels, headers) = (json!({"env": "test"}), json!({"Authorization": "Bearer s3cret"}));
         let mut logs: Vec<Value> = KINDS[..3]
@@ -348,8 +309,11 @@ fn nothing_is_behind(scene: &Scene) {
         assert!(of_each.len() == KINDS.len() && none, "{of_each:?}");
     }
 
-    let status = scene.rpm.ok(["observe", "status", "--json"]);
-    let status: Value = serde_json::from_str(&status).expect("JSON");
+    // The process that is asked may be slow to answer, and then there is no list.
+    let status =
+        || -> Value { serde_json::from_str(&scene.rpm.ok(["observe", "status", "--json"])).expect("JSON") };
+    let listed = |status: &Value| status["receivers"].is_array();
+    let status = wait_until("the receivers are listed", BOUND, status, listed);
     let receivers = status["receivers"].as_array().expect("a list");
     assert_eq!(receivers.len(), KINDS.len(), "{status}");
     for receiver in receivers {
@@ -474,7 +438,10 @@ fn a_destination_that_is_wrong_is_refused_and_one_that_is_gone_is_taken_back() {
     let has_answer = |log: &String| log.contains("it answered 404 Not Found: no handler found");
     let log = wait_until("its answer is told", BOUND, own, has_answer);
     assert!(!log.contains("s3cret"), "{log}");
-    let status = rpm.ok(["observe", "status"]);
+    // The process that is asked may be slow to answer, and then there is no row.
+    let status = || rpm.ok(["observe", "status"]);
+    let listed = |status: &String| status.lines().any(|line| line.starts_with("logs "));
+    let status = wait_until("the receiver is listed", BOUND, status, listed);
     let row: Vec<&str> = status
         .lines()
         .find(|line| line.starts_with("logs "))
