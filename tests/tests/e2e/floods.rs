@@ -11,8 +11,11 @@ use rpm_e2e::place::Place;
 use rpm_e2e::process::own_bytes;
 use rpm_testkit::{Port, Rpm, wait_until};
 
-/// A daemon that does not serve others takes longer, or for ever. One that does takes milliseconds on an idle machine.
+/// A daemon that does not serve others takes longer, or for ever, and does so most of the time. One that does takes milliseconds on an idle
+/// machine.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// No single time is longer, even if the machine gave the daemon no CPU for a while. What it must not wait for takes 30 s, or has no end.
+const HEARD_AT_ALL_WITHIN: Duration = Duration::from_secs(12);
 /// Requests sent in the meantime.
 const ASKED: usize = 20;
 /// Bound for the daemon's own memory, with a few workers.
@@ -41,7 +44,8 @@ fn is_heard(rpm: &Rpm, while_what: &str) {
         times[ASKED / 2],
         times[ASKED - 1]
     );
-    assert!(times[ASKED - 1] < HEARD_WITHIN, "{while_what}: {times:?}");
+    assert!(times[ASKED / 2] < HEARD_WITHIN, "{while_what}: {times:?}");
+    assert!(times[ASKED - 1] < HEARD_AT_ALL_WITHIN, "{while_what}: {times:?}");
 }
 
 fn is_small(rpm: &Rpm, while_what: &str) {
@@ -198,19 +202,32 @@ fn a_worker_has_so_many_listeners_and_then_the_error_that_node_knows() {
              server.on('error', (error) => done(error.code)).listen(0, '127.0.0.1', () => done('listening'));
          }",
     );
+    let began = Instant::now();
     App::of([script])
         .node(22)
         .args(["-i", "1", "--name", "many"])
         .start(&rpm);
     let said = || printed(&rpm, "many", Some(0));
-    let said = wait_until("all have an end", BOUND, said, |said| said.contains('}'));
+    // With all that belongs to a listener they take some 8 s beside other tests.
+    let said = wait_until("all have an end", 3 * BOUND, said, |said| said.contains('}'));
     assert_eq!(said, "{\"listening\":256,\"EMFILE\":44}\n");
     is_heard(&rpm, "listeners");
     let told = rpm.log().matches("a worker gets no further listener").count();
-    assert!((1..=3).contains(&told), "{told} lines:\n{}", rpm.log());
+    // One a second, of 44.
+    let most = 2 + began.elapsed().as_secs();
+    assert!(
+        (1..=most).contains(&(told as u64)),
+        "{told} lines:\n{}",
+        rpm.log()
+    );
     // It can reopen what it closes.
     rpm.ok(["delete", "many"]);
-    wait_until("they are closed", BOUND, || descriptors(&rpm), |now| *now < 100);
+    wait_until(
+        "they are closed",
+        3 * BOUND,
+        || descriptors(&rpm),
+        |now| *now < 100,
+    );
 }
 
 /// Any process with the user's rights can connect to the agents' socket.

