@@ -57,12 +57,7 @@ impl Place {
             .flatten()
             .collect();
         assert!(left.is_empty(), "{left:?}");
-        wait_until(
-            "no process is left",
-            Duration::from_secs(5),
-            || self.processes(),
-            Vec::is_empty,
-        );
+        wait_until("no process is left", BOUND, || self.processes(), Vec::is_empty);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ecosystem files: read in every format, compared with what runs, and applied without losing a request.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
@@ -311,12 +311,10 @@ fn faults_are_all_told_and_nothing_is_started() {
         "ever.config.js",
         "module.exports = new Promise(() => setInterval(() => {}, 1000));",
     );
-    let began = Instant::now();
     assert_says(
         &place.run(&rpm, ["validate", "ever.config.js"]),
         &["did not finish within 20 s"],
     );
-    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

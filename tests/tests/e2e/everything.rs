@@ -28,14 +28,7 @@ impl Site {
         let (port, port2) = (Port::reserve(), Port::reserve());
         let app = App::cluster("everything.js", "2")
             .node(node)
-            .args([
-                "--name",
-                "web",
-                "--drain-timeout",
-                "3s",
-                "--listen-timeout",
-                "10s",
-            ])
+            .args(["--name", "web", "--drain-timeout", "3s"])
             .port(&port)
             .env("PORT2", &port2);
         let app = env.iter().fold(app, |app, (key, value)| app.env(key, value));
