@@ -49,7 +49,7 @@ fn login_from(site: &str, address: &str, link: &str, certificate: &str) -> (u16,
             "--noproxy",
             "*",
             "--max-time",
-            "10",
+            "60",
         ])
         .args(["--write-out", "%{http_code} %header{set-cookie}"])
         .args([
