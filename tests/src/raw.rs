@@ -1,6 +1,6 @@
 //! A connection on which a test speaks HTTP/1 itself.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -106,8 +106,11 @@ impl Connection {
         silent
     }
 
-    /// True if the connection has ended, and nothing more arrives.
+    /// True if the connection has ended, and nothing more arrives. False if it is still open after 20 s.
     pub fn has_ended(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
+        match self.0.read(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
     }
 }
