@@ -38,8 +38,18 @@ pub(super) async fn events(args: &EventsArgs, output: &mut Output) -> anyhow::Re
         since: args.since.max(begun),
         ..args.clone()
     };
+    let mut goes_on = false;
     loop {
-        let mut stream = session.lines(&path).await?;
+        let mut stream = match session.lines(&path).await {
+            Ok(stream) => stream,
+            // The next daemon has died, too, or was updated, before it answered.
+            Err(error) if goes_on && !matches!(error, RequestError::Api(_)) => {
+                session = next(&home).await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        goes_on = true;
         loop {
             let lines = match stream.next().await {
                 Ok(Some(lines)) => lines,
