@@ -122,32 +122,39 @@ fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
         "crashes.sh",
         // Between the two is one that can be ended, and is found. It ends when the other one is root: until then that could be ended.
         &format!(
-            "export IS=\"{}/is-$$\"
-sh -c '{} --ruid=0 sh -c \"touch \\$IS; exec sleep 20\" & echo $! >&2; wait' &
+            "export IS=\"{0}/is-$$\"
+sh -c '{1} --ruid=0 sh -c \"touch \\$IS; exec sleep 600\" & echo $! >&2; wait' &
 until [ -e \"$IS\" ]; do sleep 0.05; done
+if [ -e {0}/stay ]; then echo stays; sleep 1000; fi
 exit 1
 ",
             place.path().display(),
             becomes.display()
         ),
     );
-    rpm.ok([
+    let app = [
         "start",
         script.to_str().expect("UTF-8"),
-        "--interpreter",
-        "sh",
-        "--no-intercept",
-        "--no-wait",
         "--name",
         "web",
-    ]);
+        "--interpreter",
+        "sh",
+    ];
+    rpm.ok([&app[..], &["--no-intercept", "--no-wait", "--kill-timeout", "1s"]].concat());
+    // It crashes, and then it stays and is ended.
     let restarts = || rpm.process(0).restarts;
     wait_until("it is restarted", BOUND, restarts, |restarts| *restarts >= 2);
     let log = || rpm.log();
     wait_until("it is told", BOUND, log, |log| {
         log.contains("belongs to another user")
     });
-    rpm.ok(["delete", "web"]);
+    place.write("stay", "");
+    let stays = || rpm.output("web", "out", None);
+    wait_until("it stays", BOUND, stays, |printed| !printed.is_empty());
+    let deletion = rpm.spawn(["delete", "web"]);
+    wait_until("it is gone", BOUND, || rpm.list(), Vec::is_empty);
+    let done: Ran = deletion.wait_with_output().expect("it ends").into();
+    assert_eq!(done.code, Some(0), "{done:#?}");
     for pid in String::from_utf8_lossy(&rpm.output("web", "error", None)).lines() {
         let pid = pid.parse().expect("a pid");
         if name(pid) == "sleep" {
