@@ -15,6 +15,8 @@ use crate::frames::*;
 use crate::site::{BOUND, Site};
 
 const SHORT: Duration = Duration::from_millis(300);
+/// For workers and clients that only have to go on, however little CPU they get.
+const PATIENT: Duration = Duration::from_secs(5);
 const BROKE_OFF: &str = "response broke off";
 const STALLED: &str = "response stalled";
 /// A response that breaks off after so many bytes. They fit into no buffers together.
@@ -64,12 +66,12 @@ fn logged(port: &str) -> Vec<String> {
     all.iter().filter(|line| line.contains(port)).cloned().collect()
 }
 
-fn site() -> Site {
+fn site(stream_timeout: Duration) -> Site {
     // Another test may have set it.
     let _ = tracing::subscriber::set_global_default(Log);
     Site::with(Settings {
         retries: 0,
-        stream_timeout: SHORT,
+        stream_timeout,
         ..Settings::default()
     })
 }
@@ -100,9 +102,9 @@ fn by_http2(site: &Site, path: &str) -> Client {
 #[test]
 fn a_worker_that_does_not_finish_a_response_is_named() {
     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nok";
-    for (says, why) in [(Some(&half[..]), BROKE_OFF), (None, STALLED)] {
+    for (says, why, within) in [(Some(&half[..]), BROKE_OFF, PATIENT), (None, STALLED, SHORT)] {
         for is_http2 in [false, true] {
-            let site = site();
+            let site = site(within);
             let path = says.map_or("/half".to_owned(), |says| site.upstream.says(says));
             if is_http2 {
                 let mut client = by_http2(&site, &path);
@@ -129,7 +131,8 @@ fn a_response_that_its_client_does_not_take_is_not_the_workers_fault() {
     );
     for stays in [false, true] {
         for is_http2 in [false, true] {
-            let site = site();
+            // What the client has room for comes without such a pause.
+            let site = site(PATIENT);
             let path = site.upstream.says(much.as_bytes());
             let begun = |figures: &Figures| figures.answers[1] == 1;
             let held = if is_http2 {

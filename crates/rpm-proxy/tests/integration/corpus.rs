@@ -6,14 +6,27 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::time::Duration;
+
+use rpm_proxy::Settings;
 
 use crate::site::{BOUND, Site, is_whole};
 
 /// The status of each answer to these bytes.
 fn ask(site: &Site, bytes: &[u8]) -> Vec<u16> {
+    hear(&sent(site, bytes), bytes)
+}
+
+/// A client that has sent these bytes.
+fn sent(site: &Site, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
     stream.set_read_timeout(Some(BOUND)).expect("a deadline");
     stream.write_all(bytes).expect("it is sent");
+    stream
+}
+
+/// The status of each answer to what it has sent.
+fn hear(mut stream: &TcpStream, bytes: &[u8]) -> Vec<u16> {
     let mut answers = Vec::new();
     let mut part = [0; 4096];
     loop {
@@ -304,8 +317,6 @@ fn framings(cases: &mut Vec<Case>) {
     ] {
         cases.push(("a chunk", with("Transfer-Encoding: chunked\r\n", body), 400));
     }
-    // A head that never comes to its end.
-    cases.push(("half a head", b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec(), 408));
 }
 
 #[test]
@@ -337,6 +348,20 @@ fn malformed_requests_are_rejected_and_never_reach_an_upstream() {
         .map(|seen| String::from_utf8_lossy(&seen).into_owned())
         .collect();
     assert!(whole.is_empty(), "{whole:#?}");
+}
+
+/// A head that never comes to its end.
+#[test]
+fn half_a_head_is_rejected_and_never_reaches_an_upstream() {
+    let half = b"GET / HTTP/1.1\r\nHost: x\r\n";
+    let settings = Settings {
+        retries: 0,
+        header_timeout: Duration::from_millis(300),
+        ..Settings::default()
+    };
+    let (site, stream) = Site::after(settings, |site| sent(site, half));
+    assert_eq!(hear(&stream, half), [408]);
+    assert!(site.upstream.seen.try_recv().is_err(), "nothing reached it");
 }
 
 #[test]

@@ -75,19 +75,26 @@ fn site(settings: Settings) -> Site {
 }
 
 fn site_of(worker: SocketAddr, settings: Settings) -> Site {
-    let site = Site::with(Settings {
+    site_after(worker, settings, |_| ()).0
+}
+
+/// As [`Site::after`].
+fn site_after<T>(worker: SocketAddr, settings: Settings, clients: impl FnOnce(&Site) -> T) -> (Site, T) {
+    let settings = Settings {
         retries: 0,
         h2c: true,
         ..settings
-    });
-    site.front.set_upstreams(&[Target {
-        id: UpstreamId(2),
-        addr: worker.into(),
-        weight: 1,
-        key: 0,
-        reserved: false,
-    }]);
-    site
+    };
+    Site::after(settings, |site| {
+        site.front.set_upstreams(&[Target {
+            id: UpstreamId(2),
+            addr: worker.into(),
+            weight: 1,
+            key: 0,
+            reserved: false,
+        }]);
+        clients(site)
+    })
 }
 
 fn connect(site: &Site) -> TcpStream {
@@ -203,11 +210,17 @@ const SHORT: Duration = Duration::from_millis(300);
 /// And what is not, not.
 const LONG: Duration = Duration::from_secs(600);
 
-fn timed(header_timeout: Duration, idle_timeout: Duration) -> Site {
-    site(Settings {
+/// A site with these time-outs, and a client that has sent this.
+fn timed(header_timeout: Duration, idle_timeout: Duration, sent: &[u8]) -> (Site, TcpStream) {
+    let settings = Settings {
         header_timeout,
         idle_timeout,
         ..Settings::default()
+    };
+    site_after(worker().0, settings, |site| {
+        let mut client = connect(site);
+        client.write_all(sent).expect("it is sent");
+        client
     })
 }
 
@@ -220,36 +233,31 @@ fn rest(mut client: TcpStream) -> String {
 
 #[test]
 fn an_idle_http1_client_has_the_time_for_idle_clients() {
-    let site = timed(SHORT, LONG);
-    let mut client = connect(&site);
+    let (_site, mut client) = timed(SHORT, LONG, REQUEST);
     for between in ["", "\r\n"] {
-        client.write_all(REQUEST).expect("it is sent");
         answer(&mut client);
         // An empty line is no request that has begun (RFC 9112, 2.2).
         client.write_all(between.as_bytes()).expect("it is sent");
         (0..3).for_each(|_| stays(&client, between));
+        client.write_all(REQUEST).expect("it is sent");
     }
-    client.write_all(REQUEST).expect("it is sent");
     answer(&mut client);
-    let site = timed(LONG, SHORT);
-    let mut client = connect(&site);
-    client.write_all(REQUEST).expect("it is sent");
+    let (_site, mut client) = timed(LONG, SHORT, REQUEST);
     answer(&mut client);
     assert_eq!(rest(client), "");
 }
 
 #[test]
 fn a_head_that_does_not_come_gets_408() {
-    for before in [0, 1] {
-        let site = timed(SHORT, LONG);
-        let mut client = connect(&site);
-        for _ in 0..before {
-            client.write_all(REQUEST).expect("it is sent");
+    for is_first in [true, false] {
+        let half = &REQUEST[..10];
+        let (site, mut client) = timed(SHORT, LONG, if is_first { half } else { REQUEST });
+        if !is_first {
             answer(&mut client);
+            client.write_all(half).expect("it is sent");
         }
-        client.write_all(&REQUEST[..10]).expect("it is sent");
         let come = rest(client);
-        assert!(come.starts_with("HTTP/1.1 408 "), "{before}: {come}");
+        assert!(come.starts_with("HTTP/1.1 408 "), "first: {is_first}: {come}");
         assert_eq!(site.front.figures().answers[3], 1);
     }
 }

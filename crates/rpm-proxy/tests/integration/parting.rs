@@ -11,6 +11,8 @@ use rpm_proxy::Settings;
 
 /// What is meant to end does so after this time.
 const SHORT: Duration = Duration::from_millis(300);
+/// The same for a client that has to do something in this time, however little CPU it gets.
+const PATIENT: Duration = Duration::from_secs(5);
 /// And what is not, not.
 const LONG: Duration = Duration::from_secs(600);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -27,13 +29,17 @@ enum Cause {
 const CAUSES: [Cause; 4] = [Cause::Idle, Cause::NoRequest, Cause::Closed, Cause::Update];
 
 impl Cause {
-    fn site(self) -> Site {
-        let within = |cause| if self == cause { SHORT } else { LONG };
-        Site::with(Settings {
+    fn settings(self, time: Duration) -> Settings {
+        let within = |cause| if self == cause { time } else { LONG };
+        Settings {
             idle_timeout: within(Cause::Idle),
             header_timeout: within(Cause::NoRequest),
             ..Settings::default()
-        })
+        }
+    }
+
+    fn site(self) -> Site {
+        Site::with(self.settings(SHORT))
     }
 
     fn begin(self, site: &Site) {
@@ -87,8 +93,7 @@ fn an_idle_client_of_http1_is_not_reset() {
 #[test]
 fn an_idle_client_of_http2_is_not_reset() {
     for cause in CAUSES {
-        let site = cause.site();
-        let mut client = Client::connect(&site, &[]);
+        let (site, mut client) = Site::after(cause.settings(SHORT), |site| Client::connect(site, &[]));
         if cause != Cause::NoRequest {
             client.send(&get(1));
             client.read_until(|seen| seen.complete.contains(&1));
@@ -100,17 +105,25 @@ fn an_idle_client_of_http2_is_not_reset() {
     }
 }
 
-/// A client, and what it gets for a first request.
-fn answered(site: &Site, end: &str) -> (TcpStream, String) {
-    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
-    client.set_read_timeout(Some(BOUND)).expect("a deadline");
-    let head = again(&mut client, end);
-    (client, head)
+/// A site with these settings, its first client, and what that gets for its first request.
+fn answered(settings: Settings, end: &str) -> (Site, TcpStream, String) {
+    let (site, mut client) = Site::after(settings, |site| {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+        client.set_read_timeout(Some(BOUND)).expect("a deadline");
+        client.write_all(REQUEST).expect("it is sent");
+        client
+    });
+    let head = response(&mut client, end);
+    (site, client, head)
 }
 
 /// What a client gets for another request.
 fn again(client: &mut TcpStream, end: &str) -> String {
     client.write_all(REQUEST).expect("it is sent");
+    response(client, end)
+}
+
+fn response(client: &mut TcpStream, end: &str) -> String {
     let mut come = Vec::new();
     while !come.ends_with(end.as_bytes()) {
         let mut byte = [0];
@@ -123,12 +136,12 @@ fn again(client: &mut TcpStream, end: &str) -> String {
 /// Clients of a port for redirects are asked to close as others are.
 #[test]
 fn a_client_that_is_redirected_is_asked_to_close() {
-    let site = Site::with(Settings {
+    let settings = Settings {
         redirect: Some(443),
         ..Settings::default()
-    });
+    };
     let end = "moved to https\n";
-    let (mut client, head) = answered(&site, end);
+    let (site, mut client, head) = answered(settings, end);
     assert!(!head.contains("connection: close"), "{head}");
     site.proxy.thin(1);
     assert!(site.proxy.reached().blocking_recv().is_none());
@@ -141,8 +154,7 @@ fn a_client_that_is_redirected_is_asked_to_close() {
 #[test]
 fn a_client_that_sends_an_empty_line_is_idle() {
     for cause in [Cause::Idle, Cause::Closed, Cause::Update] {
-        let site = cause.site();
-        let (mut client, _) = answered(&site, "ok");
+        let (site, mut client, _) = answered(cause.settings(PATIENT), "ok");
         client.write_all(b"\r\n").expect("it is sent");
         again(&mut client, "ok");
         client.write_all(b"\r\n\r\n").expect("it is sent");
@@ -155,8 +167,7 @@ fn a_client_that_sends_an_empty_line_is_idle() {
 /// Nor are they ignored without end.
 #[test]
 fn a_client_that_sends_empty_lines_alone_is_cut() {
-    let site = Cause::NoRequest.site();
-    let (mut client, _) = answered(&site, "ok");
+    let (site, mut client, _) = answered(Cause::NoRequest.settings(SHORT), "ok");
     let deadline = Instant::now() + BOUND;
     while client.write_all(&[b'\r', b'\n'].repeat(1000)).is_ok() {
         assert!(Instant::now() < deadline, "{:?}", site.front.figures());

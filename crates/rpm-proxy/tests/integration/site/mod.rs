@@ -11,6 +11,8 @@ use std::time::Duration;
 use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
 
 pub const BOUND: Duration = Duration::from_secs(20);
+/// What is not meant to end by itself does not.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Reports what it was sent. It answers one request per connection, when the request is complete: `/half` with half a response, `/gone` not at
 /// all. For `/deaf` it reads only the head.
@@ -127,12 +129,18 @@ impl Site {
     pub fn start() -> Site {
         Site::with(Settings {
             retries: 0,
-            header_timeout: Duration::from_secs(1),
+            header_timeout: LONG,
             ..Settings::default()
         })
     }
 
     pub fn with(settings: Settings) -> Site {
+        Site::after(settings, |_| ()).0
+    }
+
+    /// A site whose first clients have connected, and sent what `clients` sends, before it accepts any of them. A short time-out that begins
+    /// when a client is accepted does not run while the thread of the test waits for a CPU.
+    pub fn after<T>(settings: Settings, clients: impl FnOnce(&Site) -> T) -> (Site, T) {
         let upstream = Upstream::start();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
@@ -146,14 +154,16 @@ impl Site {
             key: 0,
             reserved: false,
         }]);
-        proxy
-            .open(1, vec![OwnedFd::from(listener)], &front)
-            .expect("it takes orders");
-        Site {
+        let site = Site {
             proxy,
             port,
             upstream,
             front,
-        }
+        };
+        let come = clients(&site);
+        site.proxy
+            .open(1, vec![OwnedFd::from(listener)], &site.front)
+            .expect("it takes orders");
+        (site, come)
     }
 }
