@@ -283,7 +283,7 @@ mod tests {
         client.write_all(b"x").unwrap();
         let began = std::time::Instant::now();
         while accept_queue(&listener).unwrap().len == 0 {
-            assert!(began.elapsed().as_secs() < 5, "the handshake does not end");
+            assert!(began.elapsed().as_secs() < 30, "the handshake does not end");
         }
         assert!(half_open(&[port]).unwrap().is_empty());
     }

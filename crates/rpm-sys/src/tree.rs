@@ -335,7 +335,7 @@ mod tests {
             pids
         };
         // The subshell may not have started its child yet.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         let (quick, whole) = loop {
             let whole = pids(Census::take().members(shell.id()));
             let quick = pids(members_of_child(shell.id()).expect("a child of this process"));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{Victim, command, run, shell, so, wait_until};
+use crate::support::{BOUND, Victim, command, run, shell, so, wait_until};
 use rpm_sys::limits::Rlimit;
 use rpm_sys::spawn::{Spawn, SpawnStep, spawn};
 use rpm_sys::tree::{self, Frozen, Tree};
@@ -352,8 +352,15 @@ fn orphans_are_adopted_recognised_and_reaped() {
             .iter()
             .all(|(_, other)| *other != value)
     );
-    let marked = tree::marked_with(&format!("{key}={value}"), "RPM_SYS_OTHER");
-    assert_eq!(marked, [(orphan, "a=b".to_owned())]);
+    // While it executes another program it has no environment.
+    wait_until(|| {
+        let marked = tree::marked_with(&format!("{key}={value}"), "RPM_SYS_OTHER");
+        if marked == [(orphan, "a=b".to_owned())] {
+            Ok(())
+        } else {
+            Err(marked)
+        }
+    });
     assert!(tree::marked_with(&format!("{key}={value}0"), "RPM_SYS_OTHER").is_empty());
     assert!(tree::is_below(orphan, std::process::id()) && !tree::is_below(std::process::id(), orphan));
     let pidfd = PidFd::open(orphan).unwrap();
@@ -367,7 +374,7 @@ fn orphans_are_adopted_recognised_and_reaped() {
 fn a_spinning_process_is_frozen_and_goes_on() {
     let child = Victim::of(shell("while :; do :; done")).unwrap();
     for _ in 0..20 {
-        let frozen = tree::freeze_within(child.pidfd(), Duration::from_secs(5)).unwrap();
+        let frozen = tree::freeze_within(child.pidfd(), BOUND).unwrap();
         assert!(matches!(frozen, Frozen::Held(_)), "{frozen:?}");
         assert_eq!(usage::state(child.0.pid).unwrap(), 'T');
         assert!(child.pidfd().is_stopped().unwrap());
@@ -404,7 +411,7 @@ fn every_thread_is_frozen() {
         }
     });
     for _ in 0..20 {
-        let frozen = tree::freeze_within(child.pidfd(), Duration::from_secs(5)).unwrap();
+        let frozen = tree::freeze_within(child.pidfd(), BOUND).unwrap();
         assert!(matches!(frozen, Frozen::Held(_)));
         for stat in threads() {
             assert!(stat.contains(") T "), "{stat}");

@@ -12,7 +12,7 @@ use rpm_sys::spawn::{Child, Spawn, SpawnError, spawn};
 use rpm_sys::{PidFd, Signal};
 
 /// Far beyond what any of it takes, for a loaded machine.
-pub(crate) const BOUND: Duration = Duration::from_secs(10);
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 /// Looks until `look` is satisfied; fails with the last thing seen.
 pub(crate) fn wait_until<T: std::fmt::Debug>(mut look: impl FnMut() -> Result<(), T>) {
@@ -26,6 +26,16 @@ pub(crate) fn wait_until<T: std::fmt::Debug>(mut look: impl FnMut() -> Result<()
 /// `condition`, as [`wait_until`] wants it.
 pub(crate) fn so(condition: bool) -> Result<(), ()> {
     if condition { Ok(()) } else { Err(()) }
+}
+
+/// The next connection, which a client has made: the last packet of its handshake may not have been processed yet.
+pub(crate) fn accepted(listener: &OwnedFd) -> OwnedFd {
+    let mut accepted = None;
+    wait_until(|| {
+        accepted = rpm_sys::socket::accept(listener).unwrap();
+        so(accepted.is_some())
+    });
+    accepted.unwrap()
 }
 
 /// A pipe: where to read, and two descriptors to write to.
