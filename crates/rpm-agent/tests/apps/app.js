@@ -22,7 +22,7 @@ const routes = {
   '/events': (req, res) => res.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n'),
   '/missing': (req, res) => res.writeHead(404).end('ok'),
   '/busy': (req, res) => {
-    const until = performance.now() + 300;
+    const until = performance.now() + 1000;
     while (performance.now() < until);
     globalThis.gc?.();
     res.end('ok');
@@ -38,7 +38,8 @@ function answer(req, res) {
 }
 
 const server = KINDS[process.env.KIND ?? 'http']();
-server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 5000);
+// Longer than any client here is idle, on a loaded machine.
+server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 60_000);
 server.on('sessionError', () => {});
 // UPGRADES: when the program adds its listener, and how. `never answers` adds one that leaves the handshake open.
 const upgrade = (req, socket) => {

@@ -24,7 +24,7 @@ function next(request) {
 const https = require('node:https');
 const agent = new https.Agent({ keepAlive: true, ...require('./psk') });
 function overTls() {
-  const request = https.get({ host: '127.0.0.1', port, agent, timeout: 10_000 }, (res) => {
+  const request = https.get({ host: '127.0.0.1', port, agent, timeout: 60_000 }, (res) => {
     if (res.headers.connection === 'close') count('closes');
     res.resume().on('close', () => {
       count(res.complete ? 'ok' : 'truncated');
@@ -72,7 +72,7 @@ function stream() {
     count(outcome);
     next(stream);
   };
-  const timer = setTimeout(settle, 10_000, 'timed out');
+  const timer = setTimeout(settle, 60_000, 'timed out');
   request.setEncoding('utf8').on('data', (data) => { body += data; });
   request.on('error', () => settle(request.rstCode === http2.constants.NGHTTP2_REFUSED_STREAM ? 'resent' : `code ${request.rstCode}`));
   return request.on('close', () => settle(body === 'ok' ? 'ok' : 'truncated'));

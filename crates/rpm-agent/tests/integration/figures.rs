@@ -51,8 +51,8 @@ fn they_tell_how_it_does(node: u32) {
         most.get() > (200_000, 0) && most.get().1 > 200_000
     });
     let later = agent.wait_figures(|figures| responses(figures) == 22);
-    let slow = later.times[8..].iter().sum::<u64>();
-    assert!(slow >= 1, "node {node}: within 500 ms or more: {later:?}");
+    let slow = later.times[9..].iter().sum::<u64>();
+    assert!(slow >= 1, "node {node}: within 1000 ms or more: {later:?}");
 }
 on_every_node!(they_tell_how_a_process_does, they_tell_how_it_does);
 
@@ -70,9 +70,9 @@ fn they_cost_nothing_before_and_after() {
             agent.say(ONCE);
             wait_until("it is over", PATIENCE, followed, |said| said == "false");
         }
-        // A report of the last second, for each time.
-        let totals = [(); 2].map(|()| responses(&agent.wait_figures(|_| true)));
-        assert!(totals[1] > totals[0], "node {node}: they go on: {totals:?}");
+        // One report or more for each time: the totals go on.
+        let first = responses(&agent.wait_figures(|_| true));
+        agent.wait_figures(|figures| responses(figures) > first);
     }
 }
 

@@ -1,11 +1,6 @@
 //! Which processes greet, when, and that a process notices nothing else of its agent.
 
-use std::time::Duration;
-
-use crate::support::{App, Client, Daemon, NODES, TOKEN, apps, plain};
-
-/// An exit takes some milliseconds, unless something keeps the process alive for ever.
-const SOON: Duration = Duration::from_secs(5);
+use crate::support::{App, Client, Daemon, NODES, PATIENCE, TOKEN, apps, plain};
 
 #[test]
 fn a_process_says_hello_when_it_listens_and_not_before() {
@@ -35,7 +30,7 @@ fn worker_threads_and_processes_that_never_listen_are_silent() {
         let mut app = App::start(&mut daemon.command(node, "silent.js"));
         assert_eq!(app.line(), "done", "node {node}");
         assert_eq!(daemon.agent().token, "marker", "node {node}");
-        assert!(app.ended(SOON).success(), "node {node}");
+        assert!(app.ended(PATIENCE).success(), "node {node}");
         assert!(daemon.is_alone(), "node {node}");
     }
 }
@@ -48,7 +43,7 @@ fn a_forked_child_speaks_for_itself_and_its_channel_is_its_own() {
         let child = daemon.agent().pid;
         let expected = format!("{{\"sent\":[{child}],\"pid\":{child},\"code\":0}}");
         assert_eq!(app.line(), expected, "node {node}");
-        assert!(app.ended(SOON).success(), "node {node}");
+        assert!(app.ended(PATIENCE).success(), "node {node}");
         assert!(daemon.is_alone(), "node {node}: the parent never listened");
     }
 }
@@ -62,13 +57,16 @@ fn a_program_ends_when_nothing_of_its_own_is_left() {
         app.port();
         agent.drain();
         app.tell();
-        assert!(app.ended(SOON).success(), "node {node}: connected and draining");
+        assert!(
+            app.ended(PATIENCE).success(),
+            "node {node}: connected and draining"
+        );
 
         daemon.die();
         let mut app = App::start(&mut daemon.command(node, "brief.js"));
         app.port();
         app.tell();
-        assert!(app.ended(SOON).success(), "node {node}: no daemon");
+        assert!(app.ended(PATIENCE).success(), "node {node}: no daemon");
     }
 }
 
