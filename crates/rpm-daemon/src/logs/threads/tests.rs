@@ -141,20 +141,25 @@ fn one_that_hangs_is_waited_for_once_and_holds_no_other() {
     assert!(begun.elapsed() >= ANSWERED_WITHIN);
     assert!(!scene.sink.volume(path).responds() && scene.sink.volume(&own).responds());
 
-    let begun = Instant::now();
     let flush = |path: &Path| vec![(path.to_owned(), Behalf::default())];
-    assert!(block_on(scene.sink.answers()).is_err());
-    assert!(block_on(scene.sink.pause()).is_err());
-    assert!(block_on(scene.sink.flush(flush(path))).is_err());
-    block_on(scene.sink.flush(flush(&own))).unwrap();
-    block_on(scene.sink.sync_files([path]));
-    scene.sink.sync_files_within([path], ANSWERED_WITHIN);
-    assert!(begun.elapsed() < ANSWERED_WITHIN, "it is not waited for again");
+    let is_quick = || {
+        let begun = Instant::now();
+        assert!(block_on(scene.sink.answers()).is_err());
+        assert!(block_on(scene.sink.pause()).is_err());
+        assert!(block_on(scene.sink.flush(flush(path))).is_err());
+        block_on(scene.sink.flush(flush(&own))).unwrap();
+        block_on(scene.sink.sync_files([path]));
+        scene.sink.sync_files_within([path], ANSWERED_WITHIN);
+        begun.elapsed() < ANSWERED_WITHIN
+    };
+    // Each wait would take that long; but so may a machine that is busy, now and then.
+    assert!((0..4).any(|_| is_quick()), "it is not waited for again");
 
     drop(release);
+    let begun = Instant::now();
     let responds = || scene.sink.volume(path).responds();
     while !responds() {
-        assert!(begun.elapsed() < 4 * ANSWERED_WITHIN, "it answers again");
+        assert!(begun.elapsed() < Duration::from_secs(30), "it answers again");
         thread::yield_now();
     }
     block_on(scene.sink.answers()).unwrap();
