@@ -9,7 +9,7 @@ use rpm_testkit::{Rpm, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// Long enough for the kernel to deliver a signal on a loaded machine.
-const BOUND: Duration = Duration::from_secs(15);
+const BOUND: Duration = Duration::from_secs(30);
 
 /// `kill -9`.
 ///

@@ -118,6 +118,7 @@ mod tests {
         let lock = File::options().write(true).open(path).expect("its lock");
         lock.set_modified(SystemTime::now() - RESTS_FOR)
             .expect("it is ours");
-        assert!(Port::take(number).is_some());
+        // Another test may have been quicker, which shows the same.
+        assert!(Port::take(number).is_some() || lock.try_lock().is_err());
     }
 }

@@ -56,7 +56,7 @@ impl Traffic {
     /// Waits until `count` more requests have succeeded.
     ///
     /// # Panics
-    /// Not within 20 s.
+    /// Not within 40 s.
     pub fn wait_ok(&self, count: u64) {
         self.wait_total(self.ok() + count);
     }
@@ -70,12 +70,12 @@ impl Traffic {
     /// Waits until `goal` requests in total have succeeded.
     ///
     /// # Panics
-    /// Not within 20 s.
+    /// Not within 40 s.
     pub fn wait_total(&self, goal: u64) {
         let answered = |ok: &u64| *ok >= goal;
         crate::wait_until(
             "answers to the clients",
-            Duration::from_secs(20),
+            Duration::from_secs(40),
             || self.ok(),
             answered,
         );
