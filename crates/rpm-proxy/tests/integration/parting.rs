@@ -55,44 +55,61 @@ impl Cause {
 }
 
 /// The proxy has ended its side. What the client has sent before it knew does no harm, and when the client ends its side, too, all is over.
-fn is_let_go(cause: Cause, site: &Site, mut client: &TcpStream, request: &[u8]) {
-    client.write_all(request).expect("it is taken");
-    assert!(matches!(client.take_error(), Ok(None)), "{cause:?}: it is reset");
+fn is_let_go(site: &Site, mut client: &TcpStream, request: &[u8]) -> Result<(), String> {
+    let of = |error: std::io::Error| error.to_string();
+    client.write_all(request).map_err(of)?;
+    if let Some(error) = client.take_error().map_err(of)? {
+        return Err(of(error));
+    }
     let more = client.read(&mut [0]);
-    assert!(matches!(more, Ok(0)), "{cause:?}: {more:?}");
-    client.shutdown(Shutdown::Write).expect("it is not reset");
+    if !matches!(more, Ok(0)) {
+        return Err(format!("{more:?}"));
+    }
+    client.shutdown(Shutdown::Write).map_err(of)?;
     let deadline = Instant::now() + BOUND;
     while site.front.figures().connections > 0 {
-        assert!(Instant::now() < deadline, "{cause:?}: {:?}", site.front.figures());
+        assert!(Instant::now() < deadline, "{:?}", site.front.figures());
         std::thread::yield_now();
     }
+    Ok(())
+}
+
+/// A client has two seconds to end its side. An attempt that takes so long on a busy machine proves nothing, and is made again.
+fn in_time(cause: Cause, attempt: fn(Cause) -> Result<(), String>) {
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let outcome = attempt(cause);
+        if outcome.is_ok() {
+            return;
+        }
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(2), "{cause:?}: {outcome:?}");
+    }
+    panic!("{cause:?}: ten attempts took too long");
 }
 
 #[test]
 fn an_idle_client_of_http1_is_not_reset() {
-    for cause in CAUSES {
+    let attempt = |cause: Cause| {
         let site = cause.site();
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
         client.set_read_timeout(Some(BOUND)).expect("a deadline");
         if cause != Cause::NoRequest {
-            client.write_all(REQUEST).expect("it is sent");
-            let mut come = Vec::new();
-            while !come.ends_with(b"\r\n\r\nok") {
-                let mut byte = [0];
-                client.read_exact(&mut byte).expect("an answer");
-                come.push(byte[0]);
-            }
+            again(&mut client, "ok");
         }
         cause.begin(&site);
         let end = client.read(&mut [0]);
         assert!(matches!(end, Ok(0)), "{cause:?}: {end:?}");
-        is_let_go(cause, &site, &client, REQUEST);
+        is_let_go(&site, &client, REQUEST)
+    };
+    for cause in CAUSES {
+        in_time(cause, attempt);
     }
 }
 
 #[test]
 fn an_idle_client_of_http2_is_not_reset() {
-    for cause in CAUSES {
+    let attempt = |cause: Cause| {
         let (site, mut client) = Site::after(cause.settings(SHORT), |site| Client::connect(site, &[]));
         if cause != Cause::NoRequest {
             client.send(&get(1));
@@ -101,7 +118,10 @@ fn an_idle_client_of_http2_is_not_reset() {
         cause.begin(&site);
         client.read_until(|seen| seen.ended);
         assert_eq!(client.seen.goaway, Some(0), "{cause:?}: {:?}", client.seen);
-        is_let_go(cause, &site, &client.stream, &get(3));
+        is_let_go(&site, &client.stream, &get(3))
+    };
+    for cause in CAUSES {
+        in_time(cause, attempt);
     }
 }
 
