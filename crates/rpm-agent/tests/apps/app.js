@@ -39,7 +39,7 @@ function answer(req, res) {
 
 const server = KINDS[process.env.KIND ?? 'http']();
 // Longer than any client here is idle, on a loaded machine.
-server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 60_000);
+server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 30_000);
 server.on('sessionError', () => {});
 // UPGRADES: when the program adds its listener, and how. `never answers` adds one that leaves the handshake open.
 const upgrade = (req, socket) => {

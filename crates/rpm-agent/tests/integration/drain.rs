@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Agent, App, Client, Daemon, NODES, on_every_node, outcomes_of_a_drain};
+use crate::support::{Agent, App, Client, Daemon, NODES, PATIENCE, on_every_node, outcomes_of_a_drain};
 use rpm_agent::ToAgent;
 use rpm_testkit::{Kind, Load, Traffic, wait_until};
 
@@ -189,12 +189,7 @@ fn clients_that_are_kept_have_their_next_answer_after_others_are_refused() {
                 .as_ref()
                 .is_err_and(|kind| *kind == ErrorKind::ConnectionRefused)
         };
-        drop(wait_until(
-            "others are refused",
-            Duration::from_secs(10),
-            connect,
-            refused,
-        ));
+        drop(wait_until("others are refused", PATIENCE, connect, refused));
         // It would look again, and close them.
         served.agent.drain();
         served.agent.wait_open(|open| open.idle == 2);
