@@ -219,7 +219,7 @@ mod tests {
         assert!(socket::accept(&old).unwrap().is_some(), "it was there before");
         assert!(!is_connected(0) && socket::accept(&old).unwrap().is_none());
         let new = socket::bind_tcp(address, false).unwrap();
-        // It is never so that nobody listens: a client that comes then is refused.
+        // The next one listens before the old one closes: a client that came in between would be refused.
         socket::listen(&new, 8).unwrap();
         drop((old, sink));
         assert!(is_connected(60), "it comes again");

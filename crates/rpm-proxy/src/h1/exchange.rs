@@ -431,7 +431,7 @@ mod tests {
             .expect("it is taken");
         let (ours, mut theirs) = duplex(1000);
         let (mut client, mut upstream) = (Wire::new(ours), Wire::new(upstream.expect("it listens")));
-        // Nobody but this task polls the exchange: what came later would be waited for without end.
+        // The whole response has to be here: nothing polls the exchange while this waits for the client's part of it.
         let mut come = vec![0; head.len() + LENGTH];
         while upstream.io.peek(&mut come).await.expect("it is open") < come.len() {
             tokio::task::yield_now().await;

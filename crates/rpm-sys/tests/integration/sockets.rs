@@ -404,14 +404,14 @@ fn what_comes_to_a_listener_that_is_held_off_goes_to_the_next_one() {
     listen(&old, 8).unwrap();
     let addr = local_addr(&old).unwrap();
     let _queued = TcpStream::connect(addr).unwrap();
-    wait_until(|| so(socket::accept_queue(&old).unwrap().len == 1));
+    wait_until(|| so(accept_queue(&old).unwrap().len == 1));
     rpm_sys::cbpf::hold_off(old.as_fd()).unwrap();
     let late = std::thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(60)));
     wait_until(|| so(is_knocked_at(addr.port())));
     assert!(accept(old.as_fd()).unwrap().is_some(), "it was there before");
     assert!(accept(old.as_fd()).unwrap().is_none(), "it was kept away");
     let new = bind_tcp(addr, false).unwrap();
-    // It is never so that nobody listens: a client that comes then is refused.
+    // The next one listens before the old one closes: a client that came in between would be refused.
     listen(&new, 8).unwrap();
     drop(old);
     late.join().unwrap().expect("it comes again");
