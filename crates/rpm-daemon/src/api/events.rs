@@ -28,8 +28,8 @@ const CHUNK: usize = 200;
 /// Those who follow at a time.
 static FOLLOWERS: Semaphore = Semaphore::const_new(FOLLOWERS_LIMIT);
 const FOLLOWERS_LIMIT: usize = 32;
-/// For what has just happened to be written.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// For what has just happened to be written, with the last lines of those who have ended.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(3);
 /// Before a thread that could not be made is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 

@@ -20,8 +20,9 @@ use crate::os::clock::now_ms;
 const WAITING: usize = 4096;
 /// Events that are written together: what they need of the log thread is asked for once.
 const BATCH: usize = 256;
-/// For the output of a worker that has ended to be in its file.
-const OUTPUT_WITHIN: Duration = Duration::from_millis(500);
+/// For the output of a worker that has ended to be in its file. It is a matter of milliseconds, except on a machine that has no CPU or disk to
+/// spare, which is when workers crash. A file system that does not respond is waited for once.
+const OUTPUT_WITHIN: Duration = Duration::from_secs(2);
 /// Lines of standard error in a report, bytes of each, and how far back in the file they are looked for.
 const LINES: usize = 10;
 const LINE_BYTES: usize = 256;
