@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::proc::{Stat, read};
+use crate::proc::{Stat, numbers_in, read};
 
 /// CPU time and memory of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,13 @@ pub fn state(pid: u32) -> io::Result<char> {
     Ok(Stat::of(pid)?.state)
 }
 
+/// True if a thread of process `pid` runs, waits for a CPU, or waits for a disk. False if there is no such process.
+#[must_use]
+pub fn wants_cpu(pid: u32) -> bool {
+    let mut threads = numbers_in(&format!("/proc/{pid}/task"));
+    threads.any(|thread| Stat::of_thread(pid, thread).is_ok_and(|stat| matches!(stat.state, 'R' | 'D')))
+}
+
 fn resident_pages(statm: &[u8]) -> Option<u64> {
     str::from_utf8(statm)
         .ok()?
@@ -77,6 +84,21 @@ fn resident_pages(statm: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_thread_may_want_cpu() {
+        // The first thread of this process waits for the tests.
+        assert!(wants_cpu(std::process::id()));
+        let mut asleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while wants_cpu(asleep.id()) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it sleeps");
+            std::thread::yield_now();
+        }
+        asleep.kill().unwrap();
+        asleep.wait().unwrap();
+        assert!(!wants_cpu(asleep.id()));
+    }
 
     #[test]
     fn of_this_process() {

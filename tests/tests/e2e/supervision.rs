@@ -175,38 +175,45 @@ fn some_cpu() -> String {
     first.expect("a CPU").to_owned()
 }
 
+/// It gets half of a CPU, so this takes it more than a second.
+const LATE: &str = "import sys, threading, time
+def work():
+    while time.process_time() < 0.8: pass
+WORK
+print('no database', file=sys.stderr)
+sys.exit(3)";
+
 #[test]
 fn what_has_had_no_cpu_for_a_second_may_still_fail_to_start() {
     let (rpm, cpu) = (Rpm::new(), some_cpu());
-    let script = rpm.home().join("late.sh");
-    // It gets half of a CPU, so this takes it more than a second.
-    let body = "import sys, time\nwhile time.process_time() < 0.8: pass\nprint('no database', file=sys.stderr)\nsys.exit(3)";
-    fs::write(rpm.home().join("late.py"), body).expect("a script");
-    let run = format!(
-        "exec taskset -c {cpu} python3 {}",
-        rpm.home().join("late.py").display()
-    );
-    fs::write(&script, run).expect("a script");
-    let hog = Hog::on(&cpu);
-    let began = Instant::now();
-    let start = [
-        "start",
-        "--interpreter",
-        "sh",
-        "--no-autorestart",
-        "--listen-timeout",
-        "60000",
-    ];
-    let ran: Ran = rpm.command(start).arg(&script).output().expect("rpm runs").into();
-    drop(hog);
-    let took = began.elapsed();
-    assert!(
-        took > Duration::from_secs(1),
-        "it had the CPU: {took:?}, {ran:#?}"
-    );
-    assert_eq!(ran.code, Some(1), "{ran:#?}");
-    assert!(ran.stderr.contains("no database"), "{ran:#?}");
-    assert!(!ran.stderr.contains("restarted"), "nobody does: {ran:#?}");
+    // Or its first thread waits for another one, which lacks the CPU.
+    let in_a_thread = "worker = threading.Thread(target=work)\nworker.start()\nworker.join()";
+    for (name, work) in [("itself", "work()"), ("thread", in_a_thread)] {
+        let [program, script] = ["py", "sh"].map(|end| rpm.home().join(format!("{name}.{end}")));
+        fs::write(&program, LATE.replace("WORK", work)).expect("a script");
+        let run = format!("exec taskset -c {cpu} python3 {}", program.display());
+        fs::write(&script, run).expect("a script");
+        let hog = Hog::on(&cpu);
+        let began = Instant::now();
+        let start = [
+            "start",
+            "--interpreter",
+            "sh",
+            "--no-autorestart",
+            "--listen-timeout",
+            "60000",
+        ];
+        let ran: Ran = rpm.command(start).arg(&script).output().expect("rpm runs").into();
+        drop(hog);
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_secs(1),
+            "{name} had the CPU: {took:?}, {ran:#?}"
+        );
+        assert_eq!(ran.code, Some(1), "{name}: {ran:#?}");
+        assert!(ran.stderr.contains("no database"), "{name}: {ran:#?}");
+        assert!(!ran.stderr.contains("restarted"), "{name}: nobody does: {ran:#?}");
+    }
 }
 
 #[test]

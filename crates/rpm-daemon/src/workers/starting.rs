@@ -58,8 +58,13 @@ struct Work {
     wants: bool,
 }
 
+/// A process, and all below it.
+fn family(leader: u32) -> Vec<u32> {
+    tree::descendants(leader).into_iter().chain([leader]).collect()
+}
+
 fn work_of(leader: u32) -> Work {
-    let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
+    let family = family(leader);
     let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
     let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
     // A leader that has ended is not at rest: its exit is about to be reported, and says more than any look.
@@ -89,7 +94,7 @@ impl Starting {
         let mut at_rest = Vec::new();
         let before = std::mem::take(&mut self.seen);
         for (worker, rest) in core.should_listen() {
-            let Some(work) = work(workers, worker) else {
+            let Some(work) = leader(workers, worker).map(work_of) else {
                 continue;
             };
             let new = Seen {
@@ -110,16 +115,21 @@ impl Starting {
 }
 
 /// Which of the workers that the core would take for ready at `now`, because they live, have hardly run: on a machine that is busy a program
-/// may need seconds to come to where it fails.
+/// may need seconds to come to where it fails. Its first thread may be waiting for others, which lack the CPU.
 pub(crate) fn starved(core: &Core, workers: &Workers, now: Tick) -> Vec<Input> {
+    let lacks = |leader: u32| {
+        let work = work_of(leader);
+        let wants = || work.wants || family(leader).into_iter().any(usage::wants_cpu);
+        work.cpu < ENOUGH_CPU && wants()
+    };
     let starved = core
         .ready_by_living(now)
-        .filter(|worker| work(workers, *worker).is_some_and(|work| work.wants && work.cpu < ENOUGH_CPU));
+        .filter(|worker| leader(workers, *worker).is_some_and(lacks));
     starved.map(|worker| Input::Starved { worker }).collect()
 }
 
-fn work(workers: &Workers, worker: WorkerId) -> Option<Work> {
-    Some(work_of(workers.get(&worker)?.process()?.pid))
+fn leader(workers: &Workers, worker: WorkerId) -> Option<u32> {
+    Some(workers.get(&worker)?.process()?.pid)
 }
 
 #[cfg(test)]
