@@ -115,12 +115,11 @@ impl View<'_> {
                 .values()
                 .find(|worker| Some(worker.instance) == instance)
         };
-        let held = worker
-            .and_then(|worker| self.workers.get(&worker))
-            .or_else(oldest);
+        let itself = worker.and_then(|worker| self.workers.get(&worker));
+        let held = itself.or_else(oldest);
         let trouble = held.and_then(|worker| worker.trouble.clone());
         let what = match why {
-            Failure::Unserved { within, group } => unserved(self.listeners, worker, group, within),
+            Failure::Unserved { within, group } => unserved(self.listeners, itself, group, within),
             _ => deed(why),
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! From what the core notices, and from ends of processes, to events.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{CrashVerdict, Exit, Failure, Notice, UndoCause};
@@ -9,6 +10,7 @@ use rpm_wire::events::{What, signal_name};
 
 use super::Journal;
 use crate::events::subject::{Facts, Of};
+use crate::workers::worker::Worker;
 
 impl Journal {
     /// The core says what has happened.
@@ -177,7 +179,7 @@ fn undone(facts: &Facts<'_>, cause: UndoCause) -> String {
         } => {
             let trouble = facts.workers.get(&worker).and_then(|held| held.trouble.clone());
             let why = trouble.map(|text| format!(": {text}")).unwrap_or_default();
-            let failed = failed(failure, facts.listeners, worker);
+            let failed = failed(facts, failure, worker);
             format!("the new worker of instance {instance} {failed}{why}")
         }
     }
@@ -186,20 +188,21 @@ fn undone(facts: &Facts<'_>, cause: UndoCause) -> String {
 /// Where a worker of a reload did not listen, and where it does.
 pub(crate) fn unserved(
     listeners: &Listeners,
-    worker: Option<WorkerId>,
+    worker: Option<&Worker>,
     group: GroupId,
     within: Duration,
 ) -> String {
     let missing = listeners.place_of(group);
     let missing = missing.unwrap_or_else(|| "an address of the version before it".to_owned());
-    let places: Vec<String> = worker
+    let now = worker
         .into_iter()
-        .flat_map(|worker| listeners.addresses_of(worker))
-        .map(|addr| addr.to_string())
-        .collect();
+        .flat_map(|held| listeners.addresses_of(held.id));
+    // It may have ended since, for this.
+    let then = worker.into_iter().flat_map(|held| held.listened.iter().copied());
+    let places: BTreeSet<String> = now.chain(then).map(|addr| addr.to_string()).collect();
     let instead = match places.is_empty() {
         true => String::new(),
-        false => format!(" (it listens on {})", places.join(", ")),
+        false => format!(" (it listens on {})", Vec::from_iter(places).join(", ")),
     };
     format!(
         "did not listen on {missing} within {} s, where the version before it does{instead}",
@@ -207,7 +210,7 @@ pub(crate) fn unserved(
     )
 }
 
-fn failed(failure: Failure, listeners: &Listeners, worker: WorkerId) -> String {
+fn failed(facts: &Facts<'_>, failure: Failure, worker: WorkerId) -> String {
     let how = |exit: Exit| match exit {
         Exit::Code(code) => format!("exited with code {code}"),
         Exit::Signal(number) => format!("was killed by {}", signal_name(number)),
@@ -217,7 +220,9 @@ fn failed(failure: Failure, listeners: &Listeners, worker: WorkerId) -> String {
         Failure::Exited(exit) => format!("{} before it was ready", how(exit)),
         Failure::Crashed(exit) => format!("was ready, then {} before the reload was done", how(exit)),
         Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
-        Failure::Unserved { within, group } => unserved(listeners, Some(worker), group, within),
+        Failure::Unserved { within, group } => {
+            unserved(facts.listeners, facts.workers.get(&worker), group, within)
+        }
         Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
     }
 }

@@ -93,6 +93,7 @@ impl<E: Reports> Launching<'_, E> {
             held_back: Vec::new(),
             bound: BTreeSet::new(),
             listeners: stored.listeners,
+            listened: Vec::new(),
             actions: stored.actions,
         };
         // Its agent tries to come back to where it was.

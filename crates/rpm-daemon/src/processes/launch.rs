@@ -148,6 +148,7 @@ impl<E: Reports> Launching<'_, E> {
             held_back: Vec::new(),
             bound: BTreeSet::new(),
             listeners: BTreeSet::new(),
+            listened: Vec::new(),
             actions: Vec::new(),
         };
         self.forget_dead(place.instance);

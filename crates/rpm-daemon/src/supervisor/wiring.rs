@@ -28,6 +28,9 @@ use crate::processes::pages::{self, Target};
 use crate::sockets::ports::Ports;
 use crate::view::View;
 
+/// Addresses of a worker that has ended which are remembered.
+const LISTENED: usize = 8;
+
 impl Supervisor {
     /// Lends the drains what they go by, and tells the core what follows.
     pub(super) fn drains<T>(&mut self, act: impl FnOnce(&mut Drains, &mut drain::Context<'_>) -> T) -> T {
@@ -123,6 +126,10 @@ impl Supervisor {
         };
         self.pages.forget(worker);
         self.report(|journal, facts| journal.ended(facts, worker, gone.exit));
+        let listened: Vec<_> = self.listeners.addresses_of(worker).take(LISTENED).collect();
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.listened = listened;
+        }
         // It has none any more, or never told of its end.
         self.handoffs.take_back(worker);
         for (connection, to) in self.listeners.worker_gone(worker) {

@@ -1,6 +1,7 @@
 //! A worker as the daemon holds it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) bound: BTreeSet<u64>,
     /// Its processes that have called `listen`.
     pub(crate) listeners: BTreeSet<u32>,
+    /// Where it listened when it ended, a few addresses at most: a reload may have failed for that.
+    pub(crate) listened: Vec<SocketAddr>,
     /// The names of the actions that its program offers, as far as they are kept for the next daemon.
     pub(crate) actions: Vec<String>,
 }
