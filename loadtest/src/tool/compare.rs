@@ -1,5 +1,6 @@
-//! `compare`: the same app under rpm, node:cluster and bare processes, in interleaved rounds.
+//! `compare`: the same app under rpm, node:cluster and bare processes, or under two builds of rpm, in interleaved rounds.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rpm_loadtest::{Kind, Load, Stop};
 use serde_json::{Value, json};
 
 use super::fair::order;
-use super::group::{Group, Ingredients, Setup, free_ports};
+use super::group::{Group, Ingredients, Setup, ports_for};
 use super::place;
 use super::procfs::Machine;
 use super::results::{Results, Sample};
@@ -46,6 +47,9 @@ pub(crate) struct Arguments {
     /// Leave rpm out: only the groups it is compared with.
     #[arg(long)]
     without_rpm: bool,
+    /// Compare rpm with another build of it, and with bare processes.
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "without_rpm")]
+    against: Option<PathBuf>,
 }
 
 /// A time in seconds that a load may last.
@@ -101,14 +105,17 @@ fn passes(results: &Results) -> bool {
         .verdicts()
         .iter()
         .all(|verdict| verdict.met() != Some(false));
-    let mut ours = Setup::ALL.into_iter().filter(|setup| setup.is_ours());
-    floors && ours.all(|setup| results.failures(setup) == 0)
+    let mut ours = Setup::USUAL.iter().filter(|setup| setup.is_ours());
+    floors && ours.all(|setup| results.failures(*setup) == 0)
 }
 
 async fn start(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Vec<Group>> {
-    let ports = free_ports::<{ Setup::ALL.len() }>()?;
+    let setups = match &setting.with.other {
+        Some(_) => Setup::OF_BUILDS,
+        None => Setup::USUAL,
+    };
     let mut groups = Vec::new();
-    for (setup, port) in Setup::ALL.into_iter().zip(ports) {
+    for (setup, port) in setups.iter().copied().zip(ports_for(setups.len())?) {
         if setup.is_ours() && setting.with.rpm.is_none() {
             continue;
         }
@@ -179,12 +186,14 @@ impl Setting {
         } else {
             Some(place::rpm().await?)
         };
+        let other = arguments.against.as_deref().map(place::program).transpose()?;
         let options: Vec<String> = std::env::args().skip(1).collect();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Setting {
             with: Ingredients {
                 node,
                 rpm,
+                other,
                 workers: arguments.workers.into(),
             },
             command: format!("cargo run --release -p rpm-loadtest -- {}", options.join(" ")),

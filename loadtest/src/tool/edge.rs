@@ -1,4 +1,6 @@
-//! `edge`: rpm's proxy, nginx and HAProxy before the same app, in interleaved rounds.
+//! `edge`: rpm's proxy, nginx and HAProxy, or the proxies of two builds of rpm, before the same app, in interleaved rounds.
+
+mod measured;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,12 +14,13 @@ use rpm_loadtest::{Kind, Load, Report, Stop};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+use measured::Measured;
+
 use super::compare::seconds;
 use super::fair::{in_own_session, order};
-use super::group::free_ports;
+use super::group::{free_ports, ports_for};
 use super::private_rpm::{PrivateRpm, argument};
 use super::results::Sample;
-use super::stats::{Median, median};
 use super::{pidfds, place, procfs};
 
 /// Long enough for the JIT to compile what a request needs; at once, before the next site is started, for the reason that `compare` has.
@@ -45,6 +48,9 @@ pub(crate) struct Arguments {
     /// Exit 1 if a floor is missed or a request through rpm failed.
     #[arg(long)]
     check: bool,
+    /// Compare rpm with another build of it alone.
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
 }
 
 /// What is before the workers.
@@ -55,10 +61,19 @@ enum Edge {
     /// What two identical ones differ by is noise.
     NginxAgain,
     HaProxy,
+    /// This build of rpm again, for the noise.
+    RpmAgain,
+    /// Another build of rpm.
+    Other,
+    /// That build again.
+    OtherAgain,
 }
 
 impl Edge {
-    const ALL: [Edge; 4] = [Edge::Rpm, Edge::Nginx, Edge::NginxAgain, Edge::HaProxy];
+    /// Those that are compared.
+    const USUAL: &[Edge] = &[Edge::Rpm, Edge::Nginx, Edge::NginxAgain, Edge::HaProxy];
+    /// Those that are compared where it is about two builds of rpm. An even number, which is fair to all.
+    const OF_BUILDS: &[Edge] = &[Edge::Rpm, Edge::Other, Edge::RpmAgain, Edge::OtherAgain];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +81,9 @@ impl Edge {
             Edge::Nginx => "nginx",
             Edge::NginxAgain => "nginx-again",
             Edge::HaProxy => "haproxy",
+            Edge::RpmAgain => "rpm-again",
+            Edge::Other => "other",
+            Edge::OtherAgain => "other-again",
         }
     }
 }
@@ -103,14 +121,19 @@ const fn cell(kind: Kind, clients: usize, bytes: usize, floor: Edge) -> Cell {
 /// # Errors
 /// A proxy is not installed, or cannot be started.
 pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let sites = start(&arguments).await?;
-    let mut tables: Vec<Measured> = CELLS.into_iter().map(Measured::new).collect();
+    let edges = match arguments.against {
+        Some(_) => Edge::OF_BUILDS,
+        None => Edge::USUAL,
+    };
+    let sites = start(&arguments, edges).await?;
+    let new = |cell| Measured::new(cell, edges);
+    let mut tables: Vec<Measured> = CELLS.into_iter().map(new).collect();
     let lasting = Duration::from_secs_f64(arguments.seconds);
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
         for table in &mut tables {
-            for index in order(Edge::ALL.len(), round) {
-                table.samples[index].push(sample(&sites[index], table.cell, lasting).await);
+            for index in order(sites.len(), round) {
+                table.add(index, sample(&sites[index], table.cell, lasting).await);
             }
         }
     }
@@ -167,13 +190,17 @@ impl Drop for Dir {
     }
 }
 
-async fn start(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
-    let ports = free_ports::<{ Edge::ALL.len() }>()?;
+async fn start(arguments: &Arguments, edges: &[Edge]) -> anyhow::Result<Vec<Site>> {
+    let other = arguments.against.as_deref().map(place::program).transpose()?;
     let mut sites = Vec::new();
-    for (edge, port) in Edge::ALL.into_iter().zip(ports) {
+    for (edge, port) in edges.iter().copied().zip(ports_for(edges.len())?) {
         let site = match edge {
-            Edge::Rpm => before_rpm(port, arguments.workers).await,
+            Edge::Rpm | Edge::RpmAgain => before_rpm(port, arguments.workers).await,
             Edge::Nginx | Edge::NginxAgain | Edge::HaProxy => before(edge, port, arguments.workers).await,
+            Edge::Other | Edge::OtherAgain => {
+                let program = other.clone().context("no other build was named")?;
+                before_build(program, port, arguments.workers).await
+            }
         };
         let site = site.with_context(|| format!("starting {}", edge.as_str()))?;
         ready(port, usize::from(arguments.workers))
@@ -184,20 +211,19 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
         }
         sites.push(site);
     }
-    for (site, edge) in sites.iter_mut().zip(Edge::ALL) {
-        // nginx has its workers by now.
-        site.proxy = match edge {
-            Edge::Rpm => site.proxy.clone(),
-            Edge::Nginx | Edge::NginxAgain | Edge::HaProxy => {
-                procfs::trees(&site.proxy.iter().copied().collect::<Vec<_>>())
-            }
-        };
+    // nginx has its workers by now.
+    for site in sites.iter_mut().filter(|site| site.rpm.is_none()) {
+        site.proxy = procfs::trees(&site.proxy.iter().copied().collect::<Vec<_>>());
     }
     Ok(sites)
 }
 
 pub(super) async fn before_rpm(port: u16, workers: u16) -> anyhow::Result<Site> {
-    let rpm = PrivateRpm::new(place::rpm().await?, vec![("PORT".to_owned(), port.to_string())])?;
+    before_build(place::rpm().await?, port, workers).await
+}
+
+async fn before_build(program: PathBuf, port: u16, workers: u16) -> anyhow::Result<Site> {
+    let rpm = PrivateRpm::new(program, vec![("PORT".to_owned(), port.to_string())])?;
     let (app, node, workers) = (
         place::script("edge.js"),
         place::node().await?,
@@ -246,7 +272,7 @@ async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
     }
     let (program, template) = match edge {
         Edge::HaProxy => ("haproxy", "haproxy.cfg"),
-        Edge::Rpm | Edge::Nginx | Edge::NginxAgain => ("nginx", "nginx.conf"),
+        _ => ("nginx", "nginx.conf"),
     };
     let config = dir.0.join(template);
     fs::write(
@@ -261,7 +287,7 @@ async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
     let mut command = in_own_session(&found(program)?);
     match edge {
         Edge::HaProxy => command.arg("-f").arg(&config),
-        Edge::Rpm | Edge::Nginx | Edge::NginxAgain => command.arg("-c").arg(&config).arg("-p").arg(&dir.0),
+        _ => command.arg("-c").arg(&config).arg("-p").arg(&dir.0),
     };
     let proxy = quiet(&mut command)?;
     let pid = proxy.id().context("it has ended at once")?;
@@ -352,129 +378,4 @@ async fn sample(site: &Site, cell: Cell, lasting: Duration) -> Sample {
     let report = load.run(&Stop::new()).await;
     let cpu = procfs::cpu(&site.proxy).saturating_sub(before);
     Sample::new(&report, cpu.as_secs_f64())
-}
-
-/// A cell and what was measured of it, in the order of [`Edge::ALL`].
-struct Measured {
-    cell: Cell,
-    samples: [Vec<Sample>; Edge::ALL.len()],
-}
-
-impl Measured {
-    fn new(cell: Cell) -> Measured {
-        Measured {
-            cell,
-            samples: Default::default(),
-        }
-    }
-
-    fn of(&self, edge: Edge) -> &[Sample] {
-        let at = Edge::ALL.iter().position(|one| *one == edge);
-        at.map(|at| self.samples[at].as_slice()).unwrap_or_default()
-    }
-
-    /// Of a figure, round by round.
-    fn ratio(&self, of: Edge, by: Edge, figure: impl Fn(&Sample) -> f64) -> Option<Median> {
-        let pairs = self.of(of).iter().zip(self.of(by));
-        let ratios: Vec<f64> = pairs
-            .map(|(of, by)| figure(of) / figure(by))
-            .filter(|ratio| ratio.is_finite())
-            .collect();
-        Median::of(&ratios)
-    }
-
-    fn median(&self, edge: Edge, figure: impl Fn(&Sample) -> f64) -> f64 {
-        median(&self.of(edge).iter().map(figure).collect::<Vec<_>>())
-    }
-
-    /// What is to be reached, and was it?
-    fn verdicts(&self) -> Vec<(String, Median, Option<bool>)> {
-        let rate = |sample: &Sample| sample.per_second;
-        let per_cpu = |sample: &Sample| 1.0 / sample.cpu_s_per_1000;
-        let p99 = |sample: &Sample| sample.p99_ms;
-        let mut verdicts = Vec::new();
-        for by in [Edge::Nginx, Edge::HaProxy] {
-            let floor = by == self.cell.floor;
-            let name = by.as_str();
-            let mut add = |what: &str, ratio: Option<Median>, met: &dyn Fn(Median) -> bool| {
-                if let Some(ratio) = ratio {
-                    verdicts.push((format!("{what}: rpm / {name}"), ratio, floor.then(|| met(ratio))));
-                }
-            };
-            add("req/s", self.ratio(Edge::Rpm, by, rate), &|it| it.high >= FLOOR);
-            add("req/CPU s", self.ratio(Edge::Rpm, by, per_cpu), &|it| {
-                it.high >= FLOOR
-            });
-            add("p99", self.ratio(Edge::Rpm, by, p99), &|it| it.low <= 1.0);
-        }
-        for (what, ratio) in [
-            ("req/s", self.ratio(Edge::NginxAgain, Edge::Nginx, rate)),
-            ("req/CPU s", self.ratio(Edge::NginxAgain, Edge::Nginx, per_cpu)),
-        ] {
-            verdicts.extend(ratio.map(|ratio| (format!("{what}: nginx-again / nginx"), ratio, None)));
-        }
-        verdicts
-    }
-
-    fn failures(&self, edge: Edge) -> u64 {
-        self.of(edge).iter().map(|sample| sample.failures).sum()
-    }
-
-    fn passes(&self) -> bool {
-        self.failures(Edge::Rpm) == 0 && self.verdicts().iter().all(|(_, _, met)| *met != Some(false))
-    }
-
-    fn title(&self) -> String {
-        let Cell {
-            kind, clients, bytes, ..
-        } = self.cell;
-        format!("{}, {clients} clients, {bytes} bytes", kind.as_str())
-    }
-
-    fn print(&self) {
-        println!("{}", self.title());
-        println!(
-            "  {:<14}{:>9}{:>9}{:>9}{:>18}{:>10}",
-            "proxy", "req/s", "p50 ms", "p99 ms", "its CPU s/1000", "failures"
-        );
-        for edge in Edge::ALL {
-            println!(
-                "  {:<14}{:>9.0}{:>9.2}{:>9.2}{:>18.4}{:>10}",
-                edge.as_str(),
-                self.median(edge, |sample| sample.per_second),
-                self.median(edge, |sample| sample.p50_ms),
-                self.median(edge, |sample| sample.p99_ms),
-                self.median(edge, |sample| sample.cpu_s_per_1000),
-                self.failures(edge)
-            );
-        }
-        for (name, ratio, met) in self.verdicts() {
-            let met = met.map_or("", |met| if met { "  met" } else { "  missed" });
-            println!(
-                "  {name:<32}{:>8.3}  {:.3} to {:.3}{met}",
-                ratio.value, ratio.low, ratio.high
-            );
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        let proxies: Vec<Value> = Edge::ALL
-            .into_iter()
-            .map(|edge| {
-                json!({
-                    "proxy": edge.as_str(),
-                    "requests_per_second": self.median(edge, |sample| sample.per_second),
-                    "p99_ms": self.median(edge, |sample| sample.p99_ms),
-                    "cpu_s_per_1000_requests": self.median(edge, |sample| sample.cpu_s_per_1000),
-                    "failures": self.failures(edge),
-                })
-            })
-            .collect();
-        let ratios: Vec<Value> = self
-            .verdicts()
-            .into_iter()
-            .map(|(name, ratio, met)| json!({ "ratio": name, "median": ratio.value, "low": ratio.low, "high": ratio.high, "met": met }))
-            .collect();
-        json!({ "cell": self.title(), "proxies": proxies, "ratios": ratios })
-    }
 }

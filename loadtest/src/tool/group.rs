@@ -38,6 +38,14 @@ pub(crate) enum Setup {
     Bare,
     /// The same again: what two identical groups differ by is noise.
     BareAgain,
+    /// As the first, with another build of rpm.
+    Other,
+    /// As the second, with that build.
+    OtherCaptured,
+    /// As the fourth, with that build.
+    OtherHandoff,
+    /// The first with that build again, for the noise.
+    OtherAgain,
 }
 
 impl Setup {
@@ -46,7 +54,8 @@ impl Setup {
         matches!(self, Setup::Rpm | Setup::Captured | Setup::Least | Setup::Handoff)
     }
 
-    pub(crate) const ALL: [Setup; 8] = [
+    /// Those that are compared.
+    pub(crate) const USUAL: &[Setup] = &[
         Setup::Rpm,
         Setup::Captured,
         Setup::Least,
@@ -55,6 +64,17 @@ impl Setup {
         Setup::Shared,
         Setup::Bare,
         Setup::BareAgain,
+    ];
+    /// Those that are compared where it is about two builds of rpm. An even number, which is fair to all.
+    pub(crate) const OF_BUILDS: &[Setup] = &[
+        Setup::Rpm,
+        Setup::Captured,
+        Setup::Handoff,
+        Setup::Bare,
+        Setup::Other,
+        Setup::OtherCaptured,
+        Setup::OtherHandoff,
+        Setup::OtherAgain,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -67,6 +87,10 @@ impl Setup {
             Setup::Shared => "cluster-shared",
             Setup::Bare => "bare",
             Setup::BareAgain => "bare-again",
+            Setup::Other => "other",
+            Setup::OtherCaptured => "other-captured",
+            Setup::OtherHandoff => "other-handoff",
+            Setup::OtherAgain => "other-again",
         }
     }
 }
@@ -108,6 +132,8 @@ impl Drop for Children {
 pub(crate) struct Ingredients {
     pub(crate) node: PathBuf,
     pub(crate) rpm: Option<PathBuf>,
+    /// Another build of rpm that it is compared with.
+    pub(crate) other: Option<PathBuf>,
     pub(crate) workers: usize,
 }
 
@@ -117,11 +143,15 @@ impl Group {
     /// # Errors
     /// It cannot be started, or is not ready in time.
     pub(crate) async fn start(setup: Setup, port: u16, with: &Ingredients) -> anyhow::Result<Group> {
+        let (rpm, other) = (with.rpm.as_deref(), with.other.as_deref());
         let (roots, processes) = match setup {
-            Setup::Rpm => start_rpm(port, with, "0", &[]).await?,
-            Setup::Captured => start_rpm(port, with, "1", &[]).await?,
-            Setup::Least => start_rpm(port, with, "0", &["--policy", "least-connections"]).await?,
-            Setup::Handoff => start_rpm(port, with, "0", &["--balance", "handoff"]).await?,
+            Setup::Rpm => start_rpm(rpm, port, with, "0", &[]).await?,
+            Setup::Captured => start_rpm(rpm, port, with, "1", &[]).await?,
+            Setup::Least => start_rpm(rpm, port, with, "0", &["--policy", "least-connections"]).await?,
+            Setup::Handoff => start_rpm(rpm, port, with, "0", &["--balance", "handoff"]).await?,
+            Setup::Other | Setup::OtherAgain => start_rpm(other, port, with, "0", &[]).await?,
+            Setup::OtherCaptured => start_rpm(other, port, with, "1", &[]).await?,
+            Setup::OtherHandoff => start_rpm(other, port, with, "0", &["--balance", "handoff"]).await?,
             Setup::RoundRobin => start_cluster("rr", port, with)?,
             Setup::Shared => start_cluster("none", port, with)?,
             Setup::Bare | Setup::BareAgain => start_bare(port, with)?,
@@ -170,29 +200,35 @@ impl Group {
     }
 }
 
-/// Ports nobody uses, all different.
+/// As many ports that nobody uses, all different.
 ///
 /// # Errors
 /// No port is left.
-pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+pub(crate) fn ports_for(count: usize) -> anyhow::Result<Vec<u16>> {
     // All are held until the last is found, else the kernel may give one twice.
-    let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
-        *port = listener.local_addr().context("finding a free port")?.port();
-        held.push(listener);
-    }
-    Ok(ports)
+    let listener = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port");
+    let held: Vec<TcpListener> = (0..count).map(listener).collect::<Result<_, _>>()?;
+    let port = |listener: &TcpListener| Ok(listener.local_addr().context("finding a free port")?.port());
+    held.iter().map(port).collect()
+}
+
+/// The same, as many as there are names for.
+///
+/// # Errors
+/// As [`ports_for`].
+pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let ports = ports_for(N)?;
+    ports.try_into().ok().context("finding free ports")
 }
 
 async fn start_rpm(
+    program: Option<&Path>,
     port: u16,
     with: &Ingredients,
     reuse_port: &str,
     options: &[&str],
 ) -> anyhow::Result<(Vec<u32>, Processes)> {
-    let program = with.rpm.clone().context("rpm is not among the groups")?;
+    let program = program.context("rpm is not among the groups")?.to_owned();
     let variables = [("PORT", port.to_string()), ("REUSE_PORT", reuse_port.to_owned())];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
     let rpm = PrivateRpm::new(program, variables.to_vec())?;

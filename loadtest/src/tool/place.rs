@@ -96,6 +96,15 @@ pub(crate) async fn rpm() -> anyhow::Result<PathBuf> {
         .with_context(|| format!("no rpm at {} after the build", rpm.display()))
 }
 
+/// A program that was named, by its real path.
+///
+/// # Errors
+/// It is not there.
+pub(crate) fn program(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize()
+        .with_context(|| format!("no program at {}", path.display()))
+}
+
 async fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let shown = format!("{:?}", command.as_std());
     let status = command.stdin(Stdio::null()).kill_on_drop(true).status().await;

@@ -40,7 +40,7 @@ pub(crate) struct Comparison {
 }
 
 /// The comparisons made for a kind of load.
-pub(crate) fn comparisons(kind: Kind) -> [Comparison; 7] {
+pub(crate) fn comparisons(kind: Kind) -> [Comparison; 11] {
     let compare = |of, by, floor| Comparison { of, by, floor };
     let round_robin = match kind {
         Kind::NewConnection => Some(1.8),
@@ -60,6 +60,10 @@ pub(crate) fn comparisons(kind: Kind) -> [Comparison; 7] {
         compare(Setup::Least, Setup::Rpm, None),
         compare(Setup::Handoff, Setup::RoundRobin, None),
         compare(Setup::BareAgain, Setup::Bare, None),
+        compare(Setup::Rpm, Setup::Other, None),
+        compare(Setup::Captured, Setup::OtherCaptured, None),
+        compare(Setup::Handoff, Setup::OtherHandoff, None),
+        compare(Setup::OtherAgain, Setup::Other, None),
     ]
 }
 
@@ -200,6 +204,16 @@ mod tests {
         let verdicts = results(&[50.0, 200.0, 110.0], &[100.0, 400.0, 100.0]).verdicts();
         assert_eq!(verdicts.len(), 1, "only groups that ran are compared");
         assert!((verdicts[0].ratio.value - 0.5).abs() < 1e-9, "{verdicts:?}");
+    }
+
+    #[test]
+    fn what_is_compared_is_measured_together_and_fairly() {
+        let sets = [Setup::USUAL, Setup::OF_BUILDS];
+        assert!(sets.iter().all(|set| set.len() % 2 == 0), "see `order`");
+        for Comparison { of, by, .. } in comparisons(Kind::KeepAlive) {
+            let has_both = |set: &&[Setup]| set.contains(&of) && set.contains(&by);
+            assert!(sets.iter().any(has_both), "{of:?} / {by:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl fmt::Display for Table<'_> {
         }
         writeln!(
             f,
-            "  {:<28}{:>8}{:>18}  floor",
+            "  {:<32}{:>8}{:>18}  floor",
             "ratio", "median", "95 % interval"
         )?;
         for verdict in results.verdicts() {
@@ -45,7 +45,7 @@ fn line(f: &mut fmt::Formatter<'_>, verdict: &Verdict) -> fmt::Result {
     let Verdict { comparison, ratio } = verdict;
     let name = format!("{} / {}", comparison.of.as_str(), comparison.by.as_str());
     let interval = format!("{:.3} to {:.3}", ratio.low, ratio.high);
-    write!(f, "  {name:<28}{:>8.3}{interval:>18}", ratio.value)?;
+    write!(f, "  {name:<32}{:>8.3}{interval:>18}", ratio.value)?;
     if let (Some(floor), Some(met)) = (comparison.floor, verdict.met()) {
         write!(f, "  {floor:.2} {}", if met { "met" } else { "missed" })?;
     }
