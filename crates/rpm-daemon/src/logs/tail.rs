@@ -382,11 +382,12 @@ mod tests {
         let place = Rotated::new("in-progress");
         place.write("a\n");
         let (_, mut follower) = Follower::start(&place.log(), 1);
+        place.write("a\nunread\n");
         place.rotate("b\n");
         // The first half of another rotation.
         let number = |number| rotation::numbered(&place.log(), number);
         std::fs::rename(number(1), number(2)).unwrap();
-        assert_eq!(Rotated::rest(&mut follower), ["b"]);
+        assert_eq!(Rotated::rest(&mut follower), ["unread", "b"]);
         std::fs::rename(place.log(), number(1)).unwrap();
         place.write("c\n");
         assert_eq!(Rotated::rest(&mut follower), ["c"]);

@@ -121,3 +121,51 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::super::tests::event;
+    use super::*;
+
+    /// The next request to a daemon of the test's own: where it is answered, and its first line.
+    async fn asked(listener: &UnixListener) -> (BufReader<UnixStream>, String) {
+        let (client, _) = listener.accept().await.expect("a client");
+        let (mut client, mut line) = (BufReader::new(client), String::new());
+        client.read_line(&mut line).await.expect("text");
+        (client, line)
+    }
+
+    #[tokio::test]
+    async fn events_since_the_rules_are_asked_for_and_then_those_behind_the_last_one() {
+        let socket = std::env::temp_dir().join(format!("rpm-follow-{}", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let (events, mut heard) = mpsc::channel(4);
+        let (_wanted, is_wanted) = watch::channel(Some(1234));
+        let follower = Follower::new(Daemon::new(socket.clone()), None, events, is_wanted);
+        let running = tokio::spawn(follower.run());
+
+        // Nothing has happened when the first one breaks.
+        for _ in 0..2 {
+            let (_, line) = asked(&listener).await;
+            assert!(
+                line.starts_with("GET /v1/events?follow=true&since_ms=1234 "),
+                "{line}"
+            );
+        }
+        let (mut client, _) = asked(&listener).await;
+        let frozen = serde_json::to_string(&event(1, "frozen", &json!({"queued": 1}))).expect("JSON");
+        let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{frozen}\n");
+        client.write_all(answer.as_bytes()).await.expect("it listens");
+        drop(client);
+        assert_eq!(heard.recv().await.map(|event| event.seq), Some(1));
+        let (_, line) = asked(&listener).await;
+        assert!(line.starts_with("GET /v1/events?follow=true&after=1 "), "{line}");
+        running.abort();
+        let _ = std::fs::remove_file(&socket);
+    }
+}
