@@ -5,6 +5,18 @@ use std::process::Command;
 
 use rpm_testkit::{Port, Ran, Rpm, fixture, node, repository};
 
+/// What [`PRINTING`] prints at once, in bytes: far more than pipes, terminals and the daemon buffer.
+pub const PRINTED: usize = 32 * 64 * 1024;
+
+/// Prints that much in lines of 128 bytes, makes the file that it is given when it is done, and prints a line for each SIGUSR2.
+pub const PRINTING: &str = "const block = `${'n'.repeat(127)}\\n`.repeat(512); let left = 32;
+    (function print() {
+      if (left-- > 0) process.stdout.write(block, () => setImmediate(print));
+      else require('fs').writeFileSync(process.argv[2], '');
+    })();
+    process.on('SIGUSR2', () => console.log('again'));
+    setInterval(() => {}, 1000);";
+
 /// A `start` command for a fixture: its arguments and environment.
 #[derive(Clone, Debug)]
 pub struct App {

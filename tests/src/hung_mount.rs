@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rpm_testkit::{fixture, skip};
 
+use crate::process::entering;
+
 /// Holds a mount namespace in which a directory is a file system that never answers; all that waits for it fails when this is dropped.
 #[derive(Debug)]
 pub struct HungMount {
@@ -47,20 +49,7 @@ impl HungMount {
     /// The command, run in the namespace. A daemon that it starts stays there.
     #[must_use]
     pub fn inside(&self, command: &Command) -> Command {
-        let mut entered = Command::new("nsenter");
-        entered
-            .args(["--mount", "--target", &self.holder.id().to_string(), "--"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .current_dir("/")
-            .stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            match value {
-                Some(value) => entered.env(key, value),
-                None => entered.env_remove(key),
-            };
-        }
-        entered
+        entering("--mount", self.holder.id(), command)
     }
 
     /// From now on every access fails at once.

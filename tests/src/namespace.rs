@@ -11,6 +11,8 @@ use rpm_loadtest::Stop;
 use rpm_testkit::{Load, Report, fixture, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::process::entering;
+
 /// A network namespace with a loopback device; removed when dropped.
 #[derive(Debug)]
 pub struct Network {
@@ -50,20 +52,7 @@ impl Network {
     /// The command, run in the namespace.
     #[must_use]
     pub fn inside(&self, command: &Command) -> Command {
-        let mut entered = Command::new("nsenter");
-        entered.args(["--net", "--target", &self.keeper.id().to_string(), "--"]);
-        entered
-            .arg(command.get_program())
-            .args(command.get_args())
-            .current_dir("/")
-            .stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            match value {
-                Some(value) => entered.env(key, value),
-                None => entered.env_remove(key),
-            };
-        }
-        entered
+        entering("--net", self.keeper.id(), command)
     }
 
     /// Sends a load from the namespace and returns the report.

@@ -19,6 +19,25 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.success(), "no signal {name} for {pid}");
 }
 
+/// The command with its environment, run in one namespace of this process: `--mount` or `--net`, as nsenter(1) calls it.
+#[must_use]
+pub fn entering(namespace: &str, of: u32, command: &Command) -> Command {
+    let mut entered = Command::new("nsenter");
+    entered
+        .args([namespace, "--target", &of.to_string(), "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir("/")
+        .stdin(Stdio::null());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => entered.env(key, value),
+            None => entered.env_remove(key),
+        };
+    }
+    entered
+}
+
 /// True if the process runs; false for a zombie.
 #[must_use]
 pub fn runs(pid: u32) -> bool {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rpm_e2e::app::App;
+use rpm_e2e::app::{App, PRINTING};
 use rpm_e2e::ask::{BOUND, follower};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::hung_mount::HungMount;
@@ -17,15 +17,6 @@ const CLIENTS: usize = 4;
 const LINES: usize = 130;
 /// The daemon waits for the log of a file system that does not respond 3 s, once: what has nothing to do with it is quicker.
 const AT_ONCE: Duration = Duration::from_millis(2500);
-
-/// Prints far more than its pipe holds, and reports when it is done.
-const PRINTING: &str = "const block = `${'n'.repeat(127)}\\n`.repeat(512); let left = 32;
-    (function print() {
-      if (left-- > 0) process.stdout.write(block, () => setImmediate(print));
-      else require('fs').writeFileSync(process.argv[2], '');
-    })();
-    process.on('SIGUSR2', () => console.log('again'));
-    setInterval(() => {}, 1000);";
 
 /// A daemon in a namespace with a directory that does not respond.
 struct Scene {

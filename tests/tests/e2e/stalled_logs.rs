@@ -6,22 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rpm_e2e::app::App;
+use rpm_e2e::app::{App, PRINTED, PRINTING};
 use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, get, wait_for, wait_until};
-
-/// What an app prints at once: far more than pipes, terminals and the daemon buffer.
-const PRINTED: usize = 32 * 64 * 1024;
-
-/// Prints that much in lines of 128 bytes, and reports when it is done.
-const PRINTING: &str = "const block = `${'n'.repeat(127)}\\n`.repeat(512); let left = 32;
-    (function print() {
-      if (left-- > 0) process.stdout.write(block, () => setImmediate(print));
-      else require('fs').writeFileSync(process.argv[2], '');
-    })();
-    process.on('SIGUSR2', () => console.log('again'));
-    setInterval(() => {}, 1000);";
 
 fn fifo(place: &Place, name: &str) -> PathBuf {
     let path = place.path().join(name);

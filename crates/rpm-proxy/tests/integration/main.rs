@@ -5,6 +5,7 @@ mod blame;
 mod both;
 mod breaks;
 mod checks;
+mod client;
 mod compressing;
 mod corpus;
 mod forwarding;

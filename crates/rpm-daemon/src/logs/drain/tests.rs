@@ -31,6 +31,19 @@ fn kept(pipe: std::io::PipeReader) -> rpm_keeper::Kept<std::os::fd::OwnedFd> {
     rpm_keeper::Keeper::none().keep(pipe.into(), rpm_keeper::NOBODY)
 }
 
+/// What comes from this pipe goes into this file as it is.
+fn source(pipe: std::io::PipeReader, path: &Path) -> Source {
+    Source {
+        pipe: kept(pipe),
+        path: path.to_owned(),
+        also: None,
+        style: Style::Raw,
+        limit: None,
+        behalf: Behalf::default(),
+        begin: Begin::default(),
+    }
+}
+
 #[test]
 fn bytes_arrive_as_they_were_written() {
     let dir = std::env::temp_dir().join(format!("rpm-drain-{}", std::process::id()));
@@ -39,15 +52,7 @@ fn bytes_arrive_as_they_were_written() {
     let (read, write) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&read, true).unwrap();
     let sink = started(&dir);
-    sink.add([Source {
-        pipe: kept(read),
-        path: path.clone(),
-        also: None,
-        style: Style::Raw,
-        limit: None,
-        behalf: Behalf::default(),
-        begin: Begin::default(),
-    }]);
+    sink.add([source(read, &path)]);
     let long = vec![b'x'; 1 << 20];
     let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
     writer.write_all(b"part").unwrap();
@@ -128,15 +133,7 @@ impl Killed {
     }
 
     fn source(&self) -> Source {
-        Source {
-            pipe: kept(self.pipe.try_clone().unwrap()),
-            path: self.path.clone(),
-            also: None,
-            style: Style::Raw,
-            limit: None,
-            behalf: Behalf::default(),
-            begin: Begin::default(),
-        }
+        source(self.pipe.try_clone().unwrap(), &self.path)
     }
 }
 
@@ -231,15 +228,7 @@ fn a_full_disk_loses_output_and_nothing_else() {
     let (read, mut write) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&read, true).unwrap();
     let sink = started(&dir);
-    sink.add([Source {
-        pipe: kept(read),
-        path: "/dev/full".into(),
-        also: None,
-        style: Style::Raw,
-        limit: None,
-        behalf: Behalf::default(),
-        begin: Begin::default(),
-    }]);
+    sink.add([source(read, Path::new("/dev/full"))]);
     // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.
     for _ in 0..64 {
         write.write_all(&[b'y'; 16 * 1024]).unwrap();
@@ -256,15 +245,7 @@ fn lines_of_several_workers_in_one_file_stay_whole() {
     let [mut one, mut two] = [0, 1].map(|_| {
         let (read, write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
-        sink.add([Source {
-            pipe: kept(read),
-            path: path.clone(),
-            also: None,
-            style: Style::Raw,
-            limit: None,
-            behalf: Behalf::default(),
-            begin: Begin::default(),
-        }]);
+        sink.add([source(read, &path)]);
         write
     });
     let stored = || {
